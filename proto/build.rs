@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use prost::Message as _;
+
 const PROTOS: [&str; 7] = [
     "latchkey/audit/v1/command.proto",
     "latchkey/audit/v1/permit.proto",
@@ -18,8 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let descriptors = protox::compile(PROTOS, ["."])?;
     let out = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
-    tonic_prost_build::configure()
-        .file_descriptor_set_path(Path::new(&out).join("latchkey.bin"))
-        .compile_fds(descriptors)?;
+    std::fs::write(Path::new(&out).join("latchkey.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }
