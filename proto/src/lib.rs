@@ -8,7 +8,16 @@ macro_rules! package {
         $(#[$doc])*
         pub mod $name {
             /// Version 1.
-            #[allow(missing_docs, clippy::all, unused_qualifications, reason = "generated")]
+            #[allow(
+                missing_docs,
+                unused_qualifications,
+                unreachable_pub,
+                clippy::all,
+                clippy::disallowed_methods,
+                clippy::too_many_lines,
+                clippy::large_futures,
+                reason = "generated"
+            )]
             pub mod v1 {
                 tonic::include_proto!($package);
             }
