@@ -16,6 +16,7 @@ macro_rules! package {
                 clippy::disallowed_methods,
                 clippy::too_many_lines,
                 clippy::large_futures,
+                clippy::allow_attributes_without_reason,
                 reason = "generated"
             )]
             pub mod v1 {
