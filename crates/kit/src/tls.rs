@@ -1,0 +1,312 @@
+//! Mutual TLS 1.3, with peers known by the URI SAN of their certificate (X.509-SVID).
+
+use std::{path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
+    server::{
+        ParsedCertificate, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certificate};
+
+use crate::{PeerName, StartError, config::Tls};
+
+/// Why a peer's certificate is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// There is none, or it cannot be parsed.
+    #[error("the peer showed no certificate that can be read")]
+    Unreadable,
+    /// It has no URI SAN, or more than one.
+    #[error("the peer's certificate holds {0} URI names, expected exactly one")]
+    Names(usize),
+    /// Its name is no peer name.
+    #[error(transparent)]
+    Name(#[from] crate::PeerNameError),
+    /// Its name is of another trust domain.
+    #[error("the peer is {found}, which is not of trust domain {expected}")]
+    TrustDomain {
+        /// The peer.
+        found: PeerName,
+        /// Ours.
+        expected: String,
+    },
+}
+
+/// The name in a certificate chain that has been verified.
+///
+/// # Errors
+/// Says what is wrong with the name.
+pub fn peer_of(
+    certificates: &[CertificateDer<'_>],
+    trust_domain: &str,
+) -> Result<PeerName, TlsError> {
+    let first = certificates.first().ok_or(TlsError::Unreadable)?;
+    let (_, certificate) = X509Certificate::from_der(first).map_err(|_| TlsError::Unreadable)?;
+    let names: Vec<&str> = certificate
+        .extensions()
+        .iter()
+        .filter_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(san) => Some(&san.general_names),
+            _ => None,
+        })
+        .flatten()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        })
+        .collect();
+    let [name] = names.as_slice() else {
+        return Err(TlsError::Names(names.len()));
+    };
+    let name: PeerName = name.parse()?;
+    if name.trust_domain() == trust_domain {
+        Ok(name)
+    } else {
+        Err(TlsError::TrustDomain {
+            found: name,
+            expected: trust_domain.to_owned(),
+        })
+    }
+}
+
+/// The server end: asks every client for a certificate of the trust domain.
+///
+/// # Errors
+/// If a file cannot be read or does not fit the others.
+pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, StartError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let chain =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(tls)?), provider.clone())
+            .build()?;
+    let verifier = Arc::new(PeerClient {
+        chain,
+        trust_domain: tls.trust_domain.clone(),
+    });
+    let (certificates, key) = identity(tls)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates, key)
+        .map_err(|e| {
+            StartError::context(
+                format!(
+                    "{} does not fit {}",
+                    tls.key_file.display(),
+                    tls.certificate_file.display()
+                ),
+                e,
+            )
+        })?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// The client end: the server must show `expected`.
+///
+/// # Errors
+/// If a file cannot be read or does not fit the others.
+pub fn client_config(tls: &Tls, expected: &PeerName) -> Result<Arc<ClientConfig>, StartError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = PeerServer {
+        roots: roots(tls)?,
+        expected: expected.clone(),
+        provider: provider.clone(),
+    };
+    let (certificates, key) = identity(tls)?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(certificates, key)
+        .map_err(|e| {
+            StartError::context(
+                format!(
+                    "{} does not fit {}",
+                    tls.key_file.display(),
+                    tls.certificate_file.display()
+                ),
+                e,
+            )
+        })?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Our own name, as our certificate says.
+///
+/// # Errors
+/// If the certificate cannot be read or holds no good name.
+pub fn own_name(tls: &Tls) -> Result<PeerName, StartError> {
+    let certificates = certificates(&tls.certificate_file)?;
+    peer_of(&certificates, &tls.trust_domain)
+        .map_err(|e| StartError::context(tls.certificate_file.display(), e))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| StartError::context(format!("{} cannot be read", path.display()), e))?;
+    if certificates.is_empty() {
+        return Err(StartError::msg(format!(
+            "{} holds no certificate",
+            path.display()
+        )));
+    }
+    Ok(certificates)
+}
+
+fn roots(tls: &Tls) -> Result<RootCertStore, StartError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&tls.ca_file)? {
+        roots.add(certificate)?;
+    }
+    Ok(roots)
+}
+
+fn identity(
+    tls: &Tls,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), StartError> {
+    let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(|e| {
+        StartError::context(
+            format!("{} holds no private key", tls.key_file.display()),
+            e,
+        )
+    })?;
+    Ok((certificates(&tls.certificate_file)?, key))
+}
+
+/// A client's chain, checked by webpki, and its name.
+#[derive(Debug)]
+struct PeerClient {
+    chain: Arc<dyn ClientCertVerifier>,
+    trust_domain: String,
+}
+
+impl ClientCertVerifier for PeerClient {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self
+            .chain
+            .verify_client_cert(end_entity, intermediates, now)?;
+        peer_of(std::slice::from_ref(end_entity), &self.trust_domain).map_err(refused)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// A server's chain, and its name instead of its host name: services are known by what they are, not by where.
+#[derive(Debug)]
+struct PeerServer {
+    roots: RootCertStore,
+    expected: PeerName,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PeerServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &self.roots,
+            intermediates,
+            now,
+            algorithms,
+        )?;
+        let found = peer_of(
+            std::slice::from_ref(end_entity),
+            self.expected.trust_domain(),
+        )
+        .map_err(refused)?;
+        if found == self.expected {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(rustls::Error::General(format!(
+                "the server is {found}, expected {}",
+                self.expected
+            )))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General(
+            "TLS 1.2 is not spoken here".to_owned(),
+        ))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+fn refused(error: TlsError) -> rustls::Error {
+    rustls::Error::General(error.to_string())
+}

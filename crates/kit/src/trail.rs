@@ -1,0 +1,62 @@
+//! Reporting to the auditor's trail.
+
+use std::time::Duration;
+
+use latchkey_proto::audit::v1::{Entry, RecordRequest, trail_service_client::TrailServiceClient};
+use tonic::Status;
+
+use crate::{Channel, context, status};
+
+/// First wait between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Longest wait between two tries.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long to try where the caller set no deadline.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client of the trail.
+#[derive(Debug, Clone)]
+pub struct Trail(TrailServiceClient<Channel>);
+
+impl Trail {
+    /// Over a channel to the auditor.
+    #[must_use]
+    pub fn new(channel: Channel) -> Self {
+        Self(TrailServiceClient::new(channel))
+    }
+
+    /// Appends an entry; returns its index once it is durable. Tries again, under one request id, while the error is
+    /// transient and the caller's deadline (or 10 s) allows.
+    ///
+    /// # Errors
+    /// The last status. The entry may or may not be in the trail.
+    pub async fn record(&self, entry: Entry) -> Result<u64, Status> {
+        self.record_as(context::new_id(), entry).await
+    }
+
+    /// The same under a request id of the caller's, so that a try after a crash is the same request.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub async fn record_as(&self, request_id: String, entry: Entry) -> Result<u64, Status> {
+        let until = tokio::time::Instant::now() + context::time_left(PATIENCE);
+        let mut pause = PAUSE;
+        loop {
+            let request = RecordRequest {
+                request_id: request_id.clone(),
+                entry: Some(entry.clone()),
+            };
+            match self.0.clone().record(request).await {
+                Ok(response) => return Ok(response.into_inner().leaf_index),
+                Err(error)
+                    if status::is_transient(&error)
+                        && tokio::time::Instant::now() + pause < until =>
+                {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
