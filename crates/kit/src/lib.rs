@@ -38,7 +38,7 @@ pub use crate::{
     crash::crash_point,
     peer::{PeerName, PeerNameError, peer},
     run::{ServiceConfig, run},
-    server::{Listener, Server},
+    server::{Health, Listener, Server},
     shutdown::{Shutdown, ShutdownTrigger, shutdown},
     start_error::StartError,
     task::Tasks,
