@@ -1,5 +1,11 @@
 //! A server and its callers over real sockets and real certificates.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use kit::{

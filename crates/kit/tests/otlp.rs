@@ -1,5 +1,11 @@
 //! Traces and metrics reach an OTLP collector, and nothing is sent without one. One test: telemetry is per process.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
 use std::{net::SocketAddr, time::Duration};
 
 use kit::{Telemetry, config};
