@@ -142,7 +142,7 @@ fn swapped_repeated_and_added_entries_fail() {
     swapped.swap(8, 9);
     let mut repeated = original.clone();
     repeated.insert(9, repeated[8].clone());
-    let mut added = original.clone();
+    let mut added = original;
     added.push(line(4, b"one more"));
     for (lines, what) in [
         (swapped, What::Entry(1)),
