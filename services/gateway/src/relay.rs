@@ -1,0 +1,254 @@
+//! The relay port.
+//!
+//! ```text
+//!  SYN ─▶ source listed? ─▶ TLS 1.3, certificate ─▶ name in relay.peers? ─▶ PROXY header ─▶ destination and port
+//!         (else RST)        of the trust domain                                            listed? ─▶ dial ─▶ PDUs
+//! ```
+//! Nothing is read from a source that is not listed, and nothing is dialled that is not listed. Every step has a
+//! time limit; every refusal is counted. An end that the gateway makes is abrupt (RST, no TLS close_notify); the
+//! orderly end is kept for "the meter closed", so that the association can tell them apart.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use kit::{Shutdown, Tasks, config::Tls};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    config,
+    drops::{Cause, Drops},
+    feed::Current,
+    flow::Flow,
+    limits::{Place, Places},
+    metrics,
+    proxy::{Answer, answer, read_destination},
+};
+
+/// What every connection shares.
+#[derive(Clone)]
+pub(crate) struct Relay {
+    pub(crate) config: Arc<config::Relay>,
+    pub(crate) tls: TlsAcceptor,
+    pub(crate) trust_domain: Arc<str>,
+    pub(crate) list: Current,
+    pub(crate) drops: Drops,
+    pub(crate) places: Places,
+    /// Ends the connections that outlive the drain.
+    pub(crate) cut: Shutdown,
+}
+
+/// A connection that was not let through: why, and what it asked for.
+pub(crate) struct Refusal {
+    cause: Cause,
+    example: String,
+}
+
+impl From<Cause> for Refusal {
+    fn from(cause: Cause) -> Self {
+        Self {
+            cause,
+            example: String::new(),
+        }
+    }
+}
+
+impl Relay {
+    pub(crate) fn new(
+        config: config::Relay,
+        tls: &Tls,
+        list: Current,
+        drops: Drops,
+        cut: Shutdown,
+    ) -> Result<Self, kit::StartError> {
+        Ok(Self {
+            places: Places::new(
+                config.limits.connections,
+                config.limits.connections_per_source,
+            ),
+            config: Arc::new(config),
+            tls: TlsAcceptor::from(kit::tls::server_config(tls)?),
+            trust_domain: tls.trust_domain.as_str().into(),
+            list,
+            drops,
+            cut,
+        })
+    }
+
+    /// Accepts until shutdown.
+    pub(crate) async fn accept(self, listener: TcpListener, tasks: Tasks) {
+        let shutdown = tasks.shutdown().clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shutdown.fired() => return,
+            };
+            match accepted {
+                Ok((tcp, source)) => self.admit(tcp, source.ip().to_canonical(), &tasks),
+                Err(error) => {
+                    // Out of file descriptors, mostly: going on at once would only spin.
+                    tracing::error!(%error, "cannot accept");
+                    sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    /// Before anything is read.
+    fn admit(&self, tcp: TcpStream, source: IpAddr, tasks: &Tasks) {
+        match self.place_for(source) {
+            Ok(place) => {
+                let relay = self.clone();
+                tasks.spawn(
+                    "relay",
+                    async move { relay.serve(tcp, source, place).await },
+                );
+            }
+            Err(cause) => {
+                self.drops.count(source, cause, "");
+                reset(tcp);
+            }
+        }
+    }
+
+    fn place_for(&self, source: IpAddr) -> Result<Place, Cause> {
+        match self.list.borrow().as_ref() {
+            None => Err(Cause::ListExpired),
+            Some(list) if !list.allows_source(source) => Err(Cause::SourceNotListed),
+            Some(_) => self.places.take(source),
+        }
+    }
+
+    async fn serve(self, tcp: TcpStream, source: IpAddr, _place: Place) {
+        let open = metrics::Open::begin();
+        let passed = self.pass(tcp, source).await;
+        open.end(passed.is_ok());
+        if let Err(refusal) = passed {
+            self.drops.count(source, refusal.cause, &refusal.example);
+        }
+    }
+
+    async fn pass(&self, tcp: TcpStream, source: IpAddr) -> Result<(), Refusal> {
+        let limits = &self.config.limits;
+        let patience = Duration::from_millis(limits.first_octet_timeout_ms);
+        let (mut tls, destination) = timeout(patience, self.greet(tcp))
+            .await
+            .map_err(|_| Cause::TooSlow)??;
+        let example = format!("to {destination}");
+        if let Err(cause) = self.may_reach(destination) {
+            self.say(&mut tls, destination, Answer::Refused).await;
+            return Err(Refusal { cause, example });
+        }
+        let dial = timeout(
+            Duration::from_millis(limits.connect_timeout_ms),
+            TcpStream::connect(destination),
+        );
+        let meter = match dial.await {
+            Ok(Ok(meter)) => meter,
+            failed => {
+                tracing::info!(%destination, timed_out = failed.is_err(), "the meter did not accept a connection");
+                self.say(&mut tls, destination, Answer::Unreachable).await;
+                return Ok(());
+            }
+        };
+        if !self.say(&mut tls, destination, Answer::Connected).await {
+            return Ok(());
+        }
+        Flow::new(self, source, destination)
+            .run(tls, meter)
+            .await
+            .map_err(|cause| Refusal { cause, example })
+    }
+
+    /// TLS, the peer's name, the PROXY header.
+    async fn greet(&self, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, SocketAddr), Refusal> {
+        // Requests and answers are small and wait for each other.
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        let mut tls = self.tls.accept(tcp).await.map_err(|error| Refusal {
+            cause: Cause::Tls,
+            example: error.to_string(),
+        })?;
+        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let peer = kit::tls::peer_of(certificates, &self.trust_domain);
+        let peer = peer.map_err(|error| Refusal {
+            cause: Cause::Tls,
+            example: error.to_string(),
+        })?;
+        if !self.config.peers.contains(&peer) {
+            abort(&tls);
+            return Err(Refusal {
+                cause: Cause::PeerNotAllowed,
+                example: peer.to_string(),
+            });
+        }
+        match read_destination(&mut tls).await {
+            Ok(destination) => Ok((tls, destination)),
+            Err(error) => {
+                abort(&tls);
+                Err(Refusal {
+                    cause: Cause::Header,
+                    example: error.to_string(),
+                })
+            }
+        }
+    }
+
+    /// Whether this meter may be dialled on this port, by the list in force.
+    fn may_reach(&self, destination: SocketAddr) -> Result<(), Cause> {
+        match self.list.borrow().as_ref() {
+            None => Err(Cause::ListExpired),
+            Some(list) if !list.allows_meter(destination.ip()) => Err(Cause::DestinationNotListed),
+            Some(_) if !self.config.allows_port(destination.port()) => Err(Cause::PortNotAllowed),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Answers the PROXY header; after any answer but [`Answer::Connected`] the connection ends in order.
+    /// Whether the answer went out.
+    async fn say(
+        &self,
+        tls: &mut TlsStream<TcpStream>,
+        destination: SocketAddr,
+        what: Answer,
+    ) -> bool {
+        let send = async {
+            tls.write_all(&answer(destination, what)?).await?;
+            if what == Answer::Connected {
+                tls.flush().await
+            } else {
+                tls.shutdown().await
+            }
+        };
+        let patience = Duration::from_millis(self.config.limits.pdu_timeout_ms);
+        match timeout(patience, send).await {
+            Ok(Ok(())) => true,
+            failed => {
+                tracing::debug!(?failed, "the source did not take the answer");
+                false
+            }
+        }
+    }
+}
+
+/// Closes with RST instead of FIN: nothing is left waiting, on either side.
+pub(crate) fn reset(tcp: TcpStream) {
+    if let Err(error) = tcp.set_zero_linger() {
+        tracing::debug!(%error, "no RST");
+    }
+}
+
+/// Makes the close of a TLS connection, which follows, a RST.
+pub(crate) fn abort(tls: &TlsStream<TcpStream>) {
+    if let Err(error) = tls.get_ref().0.set_zero_linger() {
+        tracing::debug!(%error, "no RST");
+    }
+}
