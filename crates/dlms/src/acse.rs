@@ -1,0 +1,61 @@
+//! ACSE APDUs: how an association is asked for, granted and released (IEC 62056-5-3, ISO/IEC 8650-1).
+//!
+//! Written as the standard says (lengths above 127 in long form); read with tolerance for what real peers add:
+//! elements this crate has no use for are skipped, but a known element that is malformed is refused.
+
+mod aare;
+mod aarq;
+mod release;
+
+pub use aare::{Aare, AssociationResult, Diagnostic};
+pub use aarq::Aarq;
+pub use release::{Rlre, Rlrq};
+
+use alloc::vec::Vec;
+
+use crate::axdr::{Reader, put_length, put_prefixed};
+use crate::error::Error;
+
+/// sender- or responder-acse-requirements: BIT STRING with the bit "authentication".
+const REQUIREMENTS: [u8; 2] = [0x07, 0x80];
+
+fn put(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
+    out.push(tag);
+    put_prefixed(out, content);
+}
+
+/// An element that holds one other element.
+fn put_nested(out: &mut Vec<u8>, tag: u8, inner_tag: u8, content: &[u8]) {
+    let mut inner = Vec::new();
+    put(&mut inner, inner_tag, content);
+    put(out, tag, &inner);
+}
+
+/// The content of the one element in `outer`.
+fn nested<'a>(
+    outer: &mut Reader<'a>,
+    tag: u8,
+    expected: &'static str,
+) -> Result<Reader<'a>, Error> {
+    outer.tag(tag, expected)?;
+    let inner = outer.nested()?;
+    outer.finish()?;
+    Ok(inner)
+}
+
+/// A whole APDU: its tag, its length, its content.
+fn envelope<'a>(octets: &'a [u8], tag: u8, expected: &'static str) -> Result<Reader<'a>, Error> {
+    nested(&mut Reader::new(octets), tag, expected)
+}
+
+fn octets(mut reader: Reader<'_>) -> Vec<u8> {
+    reader.rest().to_vec()
+}
+
+fn seal(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(content.len().saturating_add(4));
+    out.push(tag);
+    put_length(&mut out, content.len());
+    out.extend_from_slice(content);
+    out
+}

@@ -1,0 +1,163 @@
+//! Selective access to a profile's buffer (IEC 62056-6-2, class 7): which entries and columns of it.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::axdr::Reader;
+use crate::data::Data;
+use crate::error::Error;
+
+/// Which part of an attribute.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Selection {
+    /// Selector 1: the entries whose `column` lies between `from` and `to`.
+    Range {
+        /// The capture object that restricts: structure of class, name, attribute and data index.
+        column: Data,
+        /// Lowest value.
+        from: Data,
+        /// Highest value.
+        to: Data,
+        /// The capture objects to return; none means all.
+        columns: Vec<Data>,
+    },
+    /// Selector 2: by position, counted from 1.
+    Entry {
+        /// First entry.
+        from_entry: u32,
+        /// Last entry; 0 means the highest there is.
+        to_entry: u32,
+        /// First column.
+        from_column: u16,
+        /// Last column; 0 means the highest there is.
+        to_column: u16,
+    },
+    /// Any other selector, or one of the above with parameters of another shape (other classes use them otherwise).
+    Other {
+        /// The access selector.
+        selector: u8,
+        /// The access parameters.
+        parameters: Data,
+    },
+}
+
+impl Selection {
+    /// The capture object of a profile's clock column: class 8, 0.0.1.0.0.255, attribute 2.
+    #[must_use]
+    pub fn clock_column() -> Data {
+        Data::Structure(vec![
+            Data::LongUnsigned(8),
+            Data::OctetString(vec![0, 0, 1, 0, 0, 255]),
+            Data::Integer(2),
+            Data::LongUnsigned(0),
+        ])
+    }
+
+    /// Decodes a selector octet and its parameters that fill `octets` exactly.
+    ///
+    /// # Errors
+    /// What is malformed, with its offset.
+    pub fn decode(octets: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(octets);
+        let selection = Self::read(&mut reader)?;
+        reader.finish()?;
+        Ok(selection)
+    }
+
+    /// The selector octet and its parameters.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode_into(&mut out);
+        out
+    }
+
+    pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
+        let (selector, parameters) = match self {
+            Self::Range {
+                column,
+                from,
+                to,
+                columns,
+            } => {
+                let columns = Data::Array(columns.clone());
+                (
+                    1,
+                    Data::Structure(vec![column.clone(), from.clone(), to.clone(), columns]),
+                )
+            }
+            Self::Entry {
+                from_entry,
+                to_entry,
+                from_column,
+                to_column,
+            } => (
+                2,
+                Data::Structure(vec![
+                    Data::DoubleLongUnsigned(*from_entry),
+                    Data::DoubleLongUnsigned(*to_entry),
+                    Data::LongUnsigned(*from_column),
+                    Data::LongUnsigned(*to_column),
+                ]),
+            ),
+            Self::Other {
+                selector,
+                parameters,
+            } => (*selector, parameters.clone()),
+        };
+        out.push(selector);
+        parameters.encode_into(out);
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        let selector = reader.u8()?;
+        let parameters = Data::read(reader)?;
+        Ok(match (selector, parameters) {
+            (1, Data::Structure(elements)) => range(elements),
+            (2, Data::Structure(elements)) => entry(elements),
+            (selector, parameters) => Self::Other {
+                selector,
+                parameters,
+            },
+        })
+    }
+}
+
+fn range(elements: Vec<Data>) -> Selection {
+    match <[Data; 4]>::try_from(elements) {
+        Ok([column, from, to, Data::Array(columns)]) => Selection::Range {
+            column,
+            from,
+            to,
+            columns,
+        },
+        Ok(other) => Selection::Other {
+            selector: 1,
+            parameters: Data::Structure(other.into()),
+        },
+        Err(other) => Selection::Other {
+            selector: 1,
+            parameters: Data::Structure(other),
+        },
+    }
+}
+
+fn entry(elements: Vec<Data>) -> Selection {
+    match elements.as_slice() {
+        [
+            Data::DoubleLongUnsigned(from_entry),
+            Data::DoubleLongUnsigned(to_entry),
+            Data::LongUnsigned(from_column),
+            Data::LongUnsigned(to_column),
+        ] => Selection::Entry {
+            from_entry: *from_entry,
+            to_entry: *to_entry,
+            from_column: *from_column,
+            to_column: *to_column,
+        },
+        _ => Selection::Other {
+            selector: 2,
+            parameters: Data::Structure(elements),
+        },
+    }
+}
