@@ -1,0 +1,188 @@
+//! AES-GCM with DLMS's 12-octet tag, GMAC, and the check value.
+
+use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+use zeroize::Zeroizing;
+
+use crate::error::Error;
+use crate::key::KeyHandle;
+use crate::token::Token;
+
+impl Token {
+    /// Enciphers and authenticates under a meter's key: ciphertext, then the 12-octet tag.
+    ///
+    /// The caller answers for `nonce`: a pair of key and nonce must never be used twice.
+    pub async fn seal(
+        &self,
+        key: &KeyHandle,
+        nonce: [u8; NONCE],
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        limit("the associated data", aad)?;
+        limit("the plaintext", plaintext)?;
+        let (held, aad) = (key.clone(), Zeroizing::new(aad.to_vec()));
+        let plaintext = Zeroizing::new(plaintext.to_vec());
+        self.on_owner(key, move |engine| {
+            let object = engine.held(&held)?;
+            encrypt(engine.session(), object, Gcm::dlms(nonce, &aad), &plaintext)
+        })
+        .await
+    }
+
+    /// Checks the tag and deciphers what [`Token::seal`] makes. [`Error::AuthFailed`] if the tag is
+    /// wrong.
+    pub async fn open_sealed(
+        &self,
+        key: &KeyHandle,
+        nonce: [u8; NONCE],
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        limit("the associated data", aad)?;
+        limit("the sealed data", sealed)?;
+        if sealed.len() < DLMS_TAG {
+            return Err(Error::AuthFailed);
+        }
+        let (held, aad, sealed) = (key.clone(), Zeroizing::new(aad.to_vec()), sealed.to_vec());
+        self.on_owner(key, move |engine| {
+            let object = engine.held(&held)?;
+            let opened = decrypt(engine.session(), object, Gcm::dlms(nonce, &aad), &sealed)?;
+            Ok(std::mem::take(&mut *Zeroizing::new(opened)))
+        })
+        .await
+    }
+
+    /// The GMAC tag over `aad`: GCM of nothing (IEC 62056-5-3, HLS mechanism 5, and
+    /// authenticated-only APDUs). Verify one with [`Token::open_sealed`] of the bare tag.
+    pub async fn gmac(
+        &self,
+        key: &KeyHandle,
+        nonce: [u8; NONCE],
+        aad: &[u8],
+    ) -> Result<[u8; DLMS_TAG], Error> {
+        let tag = self.seal(key, nonce, aad, &[]).await?;
+        tag.as_slice()
+            .try_into()
+            .map_err(|_| short("GCM", DLMS_TAG, tag.len()))
+    }
+
+    /// The key's check value: the first 5 octets of its CMAC over 16 zero octets. Not the ECB
+    /// kind, which would give away part of the GHASH key.
+    pub async fn check_value(&self, key: &KeyHandle) -> Result<[u8; 5], Error> {
+        let held = key.clone();
+        self.on_owner(key, move |engine| {
+            let object = engine.held(&held)?;
+            let mac = cmac(engine.session(), object, &[0; 16])?;
+            let head = mac.first_chunk::<5>().copied();
+            head.ok_or_else(|| short("CMAC", 16, mac.len()))
+        })
+        .await
+    }
+}
+
+/// Everything of a GCM call but key and text.
+pub(crate) struct Gcm<'a> {
+    nonce: [u8; NONCE],
+    aad: &'a [u8],
+    tag: usize,
+}
+
+impl<'a> Gcm<'a> {
+    /// With the 12-octet tag of DLMS.
+    pub(crate) fn dlms(nonce: [u8; NONCE], aad: &'a [u8]) -> Self {
+        Self {
+            nonce,
+            aad,
+            tag: DLMS_TAG,
+        }
+    }
+
+    /// With a full tag, for what we keep ourselves.
+    pub(crate) fn full(nonce: [u8; NONCE], aad: &'a [u8]) -> Self {
+        Self {
+            nonce,
+            aad,
+            tag: FULL_TAG,
+        }
+    }
+
+    fn params<'b>(&'b mut self) -> Result<GcmParams<'b>, Error>
+    where
+        'a: 'b,
+    {
+        let bits = u8::try_from(self.tag * 8).unwrap_or(u8::MAX);
+        let params = GcmParams::new(
+            &mut self.nonce,
+            self.aad,
+            std::ffi::c_ulong::from(bits).into(),
+        );
+        Ok(params?)
+    }
+}
+
+/// Ciphertext, then tag.
+pub(crate) fn encrypt(
+    session: &Session,
+    key: ObjectHandle,
+    mut gcm: Gcm<'_>,
+    plaintext: &[u8],
+) -> Result<Vec<u8>, Error> {
+    let wanted = plaintext.len() + gcm.tag;
+    let sealed = session.encrypt(&Mechanism::AesGcm(gcm.params()?), key, plaintext)?;
+    // Some tokens make the nonce themselves and append it, or give a tag of their own length.
+    if sealed.len() == wanted {
+        Ok(sealed)
+    } else {
+        Err(short("GCM", wanted, sealed.len()))
+    }
+}
+
+/// The reverse of [`encrypt`]. A wrong tag is whatever the module says: see `Engine::judge`.
+pub(crate) fn decrypt(
+    session: &Session,
+    key: ObjectHandle,
+    mut gcm: Gcm<'_>,
+    sealed: &[u8],
+) -> Result<Vec<u8>, Error> {
+    let wanted = sealed.len().saturating_sub(gcm.tag);
+    let opened = session.decrypt(&Mechanism::AesGcm(gcm.params()?), key, sealed)?;
+    if opened.len() == wanted {
+        Ok(opened)
+    } else {
+        Err(short("GCM", wanted, opened.len()))
+    }
+}
+
+/// AES-CMAC (RFC 4493), 16 octets.
+pub(crate) fn cmac(session: &Session, key: ObjectHandle, data: &[u8]) -> Result<Vec<u8>, Error> {
+    Ok(session.sign(&Mechanism::AesCMac, key, data)?)
+}
+
+pub(crate) fn limit(what: &'static str, data: &[u8]) -> Result<(), Error> {
+    if data.len() <= TEXT_MAX {
+        return Ok(());
+    }
+    Err(Error::Length {
+        what,
+        length: data.len(),
+        allowed: "0..=131072",
+    })
+}
+
+pub(crate) fn short(mechanism: &str, wanted: usize, got: usize) -> Error {
+    Error::Contract {
+        why: format!("{mechanism} gave {got} octets instead of {wanted}"),
+    }
+}
+
+/// Octets of a GCM nonce: system title and invocation counter.
+pub(crate) const NONCE: usize = 12;
+/// Octets of a tag on the wire (IEC 62056-5-3, security suites 0 to 2).
+pub(crate) const DLMS_TAG: usize = 12;
+/// Octets of a tag in our own storage.
+pub(crate) const FULL_TAG: usize = 16;
+/// Two of the largest APDU: no call holds a worker for long.
+const TEXT_MAX: usize = 131_072;

@@ -1,0 +1,253 @@
+//! Keys under other keys: how meters' keys come in, are kept, and come into use.
+
+use cryptoki::context::Function;
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
+use zeroize::Zeroizing;
+
+use crate::cipher::{self, FULL_TAG, Gcm, NONCE};
+use crate::error::Error;
+use crate::key::{self, KeyHandle, Kind};
+use crate::pool::{Engine, is_data_error};
+use crate::token::Token;
+
+impl Token {
+    /// Brings a stored key (RFC 3394, 24 or 40 octets) into use: a session object that can neither
+    /// be read nor exported. It is destroyed when the last clone of its handle is dropped.
+    pub async fn unwrap_key(&self, kek: &str, wrapped: &[u8]) -> Result<KeyHandle, Error> {
+        wrapped_length(wrapped)?;
+        let (kek, wrapped) = (kek.to_owned(), wrapped.to_vec());
+        let line = self.next_line();
+        let grave = line.grave();
+        line.call(move |engine| {
+            let object = engine.unwrap_meter_key(&kek, &wrapped)?;
+            Ok(engine.hold(object, grave))
+        })
+        .await
+    }
+
+    /// Makes a new AES-128 key in the token and returns it wrapped under `kek`.
+    pub async fn generate_wrapped(&self, kek: &str) -> Result<Vec<u8>, Error> {
+        let kek = kek.to_owned();
+        self.on_any(move |engine| engine.generate_wrapped(&kek))
+            .await
+    }
+
+    /// Takes a key wrapped under `transport` and returns it wrapped under `kek`.
+    pub async fn import_wrapped(
+        &self,
+        transport: &str,
+        wrapped: &[u8],
+        kek: &str,
+    ) -> Result<Vec<u8>, Error> {
+        wrapped_length(wrapped)?;
+        let (transport, kek) = (transport.to_owned(), kek.to_owned());
+        let wrapped = wrapped.to_vec();
+        self.on_any(move |engine| engine.import_wrapped(&transport, &wrapped, &kek))
+            .await
+    }
+
+    /// Takes an *authentication* key wrapped under `transport` and returns the blob that
+    /// [`Token::protect_ak`] would have made of it.
+    pub async fn import_ak(
+        &self,
+        transport: &str,
+        wrapped: &[u8],
+        kek_ak: &str,
+        aad: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        wrapped_length(wrapped)?;
+        cipher::limit("the associated data", aad)?;
+        let (transport, kek_ak) = (transport.to_owned(), kek_ak.to_owned());
+        let (wrapped, aad) = (wrapped.to_vec(), aad.to_vec());
+        self.on_any(move |engine| {
+            let ak = engine.reveal_incoming(&transport, &wrapped)?;
+            engine.protect_ak(&kek_ak, &aad, &ak)
+        })
+        .await
+    }
+
+    /// Wraps a key known in clear, 16 or 32 octets. For laboratories: a production key is never in
+    /// clear outside a token.
+    pub async fn wrap_clear(&self, kek: &str, key: &Zeroizing<Vec<u8>>) -> Result<Vec<u8>, Error> {
+        if !matches!(key.len(), 16 | 32) {
+            return Err(Error::Length {
+                what: "the key",
+                length: key.len(),
+                allowed: "16 or 32",
+            });
+        }
+        let (kek, key) = (kek.to_owned(), key.clone());
+        self.on_any(move |engine| engine.wrap_clear(&kek, &key))
+            .await
+    }
+
+    /// Enciphers an authentication key for storage. `aad` says whose it is: a blob moved to
+    /// another meter's row does not open.
+    pub async fn protect_ak(&self, kek_ak: &str, aad: &[u8], ak: &[u8]) -> Result<Vec<u8>, Error> {
+        cipher::limit("the associated data", aad)?;
+        cipher::limit("the authentication key", ak)?;
+        let (kek_ak, aad) = (kek_ak.to_owned(), aad.to_vec());
+        let ak = Zeroizing::new(ak.to_vec());
+        self.on_any(move |engine| engine.protect_ak(&kek_ak, &aad, &ak))
+            .await
+    }
+
+    /// Deciphers what [`Token::protect_ak`] made. [`Error::AuthFailed`] if blob or `aad` is not
+    /// what it was.
+    pub async fn reveal_ak(
+        &self,
+        kek_ak: &str,
+        aad: &[u8],
+        blob: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        cipher::limit("the associated data", aad)?;
+        cipher::limit("the blob", blob)?;
+        let (kek_ak, aad, blob) = (kek_ak.to_owned(), aad.to_vec(), blob.to_vec());
+        self.on_any(move |engine| engine.reveal_ak(&kek_ak, &aad, &blob))
+            .await
+    }
+}
+
+impl Engine {
+    pub(crate) fn unwrap_meter_key(
+        &mut self,
+        kek: &str,
+        wrapped: &[u8],
+    ) -> Result<ObjectHandle, Error> {
+        let mut template = key::meter_key();
+        template.push(Attribute::AllowedMechanisms(vec![
+            MechanismType::AES_GCM,
+            MechanismType::AES_CMAC,
+        ]));
+        self.unwrap(Kind::KekEk, kek, wrapped, &template)
+    }
+
+    pub(crate) fn generate_wrapped(&self, kek: &str) -> Result<Vec<u8>, Error> {
+        let kek = self.key(kek, Kind::KekEk)?;
+        let mut template = key::incoming_key();
+        template.extend([Attribute::Sensitive(true), Attribute::ValueLen(16.into())]);
+        let fresh = self
+            .session()
+            .generate_key(&Mechanism::AesKeyGen, &template)?;
+        self.wrap_and_destroy(kek, fresh)
+    }
+
+    fn import_wrapped(
+        &mut self,
+        transport: &str,
+        wrapped: &[u8],
+        kek: &str,
+    ) -> Result<Vec<u8>, Error> {
+        let wrapping = self.key(kek, Kind::KekEk)?;
+        let mut template = key::incoming_key();
+        template.push(Attribute::Sensitive(true));
+        let incoming = self.unwrap(Kind::Transport, transport, wrapped, &template)?;
+        self.wrap_and_destroy(wrapping, incoming)
+    }
+
+    fn reveal_incoming(
+        &mut self,
+        transport: &str,
+        wrapped: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let mut template = key::incoming_key();
+        template.push(Attribute::Sensitive(false));
+        let incoming = self.unwrap(Kind::Transport, transport, wrapped, &template)?;
+        let read = self
+            .session()
+            .get_attributes(incoming, &[AttributeType::Value]);
+        self.session().destroy_object(incoming)?;
+        match read?.pop() {
+            Some(Attribute::Value(value)) => Ok(Zeroizing::new(value)),
+            _ => Err(Error::Contract {
+                why: "an unwrapped authentication key has no value".to_owned(),
+            }),
+        }
+    }
+
+    fn wrap_clear(&self, kek: &str, value: &[u8]) -> Result<Vec<u8>, Error> {
+        let kek = self.key(kek, Kind::KekEk)?;
+        let mut template = key::incoming_key();
+        template.push(Attribute::Sensitive(true));
+        let incoming = key::create_with_value(self.session(), template, value)?;
+        self.wrap_and_destroy(kek, incoming)
+    }
+
+    fn protect_ak(&self, kek_ak: &str, aad: &[u8], ak: &[u8]) -> Result<Vec<u8>, Error> {
+        let kek = self.key(kek_ak, Kind::KekAk)?;
+        let mut nonce = [0; NONCE];
+        self.session().generate_random_slice(&mut nonce)?;
+        let sealed = cipher::encrypt(self.session(), kek, Gcm::full(nonce, aad), ak)?;
+        Ok([&nonce[..], &sealed].concat())
+    }
+
+    fn reveal_ak(
+        &mut self,
+        kek_ak: &str,
+        aad: &[u8],
+        blob: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let kek = self.key(kek_ak, Kind::KekAk)?;
+        let Some((nonce, sealed)) = blob.split_first_chunk::<NONCE>() else {
+            return Err(Error::AuthFailed);
+        };
+        if sealed.len() < FULL_TAG {
+            return Err(Error::AuthFailed);
+        }
+        match cipher::decrypt(self.session(), kek, Gcm::full(*nonce, aad), sealed) {
+            Ok(ak) => Ok(Zeroizing::new(ak)),
+            // Unlike a meter's key this one is a token object, which goes when the token goes.
+            Err(Error::Refused {
+                function: Function::Decrypt,
+                code,
+            }) if is_data_error(code) => {
+                self.check()?;
+                Err(Error::AuthFailed)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn unwrap(
+        &mut self,
+        kind: Kind,
+        label: &str,
+        wrapped: &[u8],
+        template: &[Attribute],
+    ) -> Result<ObjectHandle, Error> {
+        let kek = self.key(label, kind)?;
+        let unwrapped = self
+            .session()
+            .unwrap_key(&Mechanism::AesKeyWrap, kek, wrapped, template);
+        match unwrapped.map_err(Error::from) {
+            Err(Error::Refused {
+                function: Function::UnwrapKey,
+                code,
+            }) if is_data_error(code) => {
+                self.check()?;
+                Err(Error::WrappedKeyInvalid {
+                    kek: label.to_owned(),
+                })
+            }
+            other => other,
+        }
+    }
+
+    fn wrap_and_destroy(&self, kek: ObjectHandle, key: ObjectHandle) -> Result<Vec<u8>, Error> {
+        let wrapped = self.session().wrap_key(&Mechanism::AesKeyWrap, kek, key);
+        self.session().destroy_object(key)?;
+        Ok(wrapped?)
+    }
+}
+
+fn wrapped_length(wrapped: &[u8]) -> Result<(), Error> {
+    if matches!(wrapped.len(), 24 | 40) {
+        return Ok(());
+    }
+    Err(Error::Length {
+        what: "the wrapped key",
+        length: wrapped.len(),
+        allowed: "24 (AES-128) or 40 (AES-256)",
+    })
+}
