@@ -1,1 +1,107 @@
-//! custody
+//! Key custody: the only process that can use a meter's keys.
+//!
+//! ```text
+//!  KeyService ──▶ keys ─────┐                          ┌─▶ keyring ──▶ HSM token (EK never leaves it)
+//!                           ├─▶ custody ─▶ permit gate │
+//!  CipherService ▶ cipher ──┘       │      apdu ───────┤   (plaintext against permit and deny-list)
+//!                                   │                  └─▶ store (counters, permit uses, wrapped keys)
+//!                                   └─▶ trail ──▶ auditor
+//! ```
+//!
+//! It ciphers an APDU only if a permit signed by the auditor covers it, octet by octet (P2); takes invocation counters
+//! from blocks that are durable before use (P4); counts a limited command durably before it is ciphered (P1, P5); and
+//! lets no key byte out (P3).
+
+#![forbid(unsafe_code)]
+
+mod apdu;
+mod api;
+mod cipher;
+mod config;
+mod context;
+mod crash;
+mod custody;
+mod error;
+mod keyring;
+mod keys;
+mod permit;
+mod store;
+mod trail;
+
+use std::{path::Path, sync::Arc};
+
+use aws_lc_rs::digest;
+use futures::future::BoxFuture;
+use kit::{Listener, Server, Shutdown, StartError, Tasks, Trail, permit::PermitKey};
+use latchkey_proto::{
+    audit::v1::EntryKind,
+    custody::v1::{
+        cipher_service_server::CipherServiceServer, key_service_server::KeyServiceServer,
+    },
+};
+
+pub use crate::{config::Config, crash::CRASH_POINTS, error::Error};
+use crate::{
+    context::Contexts, custody::Custody, keyring::Keyring, permit::Gate, store::Store,
+    trail::Reporter,
+};
+
+/// Runs until `shutdown` fires, then drains and returns.
+#[must_use]
+pub fn serve(
+    config: Config,
+    listener: Listener,
+    shutdown: Shutdown,
+) -> BoxFuture<'static, Result<(), StartError>> {
+    Box::pin(run(config, listener, shutdown))
+}
+
+async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(), StartError> {
+    let gate = Gate::new(permit_key(&config.permit_key_file)?, &config);
+    let token = hsm::Token::open(&config.token, hsm::Role::Custody).await?;
+    let store = Store::new(kit::sql::open(&config.database, store::MIGRATIONS).await?);
+    let trail = Trail::new(kit::client::channel(&config.auditor, &config.server.tls)?);
+    let (reporter, carrier) = Reporter::new(trail, store.clone());
+    store.enqueue_start(&started(&config)).await?;
+    let tasks = Tasks::new(shutdown.clone());
+    tasks.spawn("trail", carrier.run(shutdown.clone()));
+    let custody = Custody {
+        store,
+        keyring: Arc::new(Keyring::new(token, config.unwrapped_keys_max)),
+        contexts: Arc::new(Contexts::new(config.contexts_max)),
+        gate: Arc::new(gate),
+        reporter,
+        counter_block: config.counter_block,
+        lab_import: config.lab_import,
+    };
+    let limit = config.server.max_message_bytes;
+    let served = Server::new("custody", &config.server)?
+        .add(KeyServiceServer::new(custody.clone()).max_decoding_message_size(limit))
+        .add(CipherServiceServer::new(custody).max_decoding_message_size(limit))
+        .serve(listener, shutdown)
+        .await;
+    tasks.join().await;
+    served
+}
+
+/// What the trail says of this start. The digest changes with the configuration; it shows none of it.
+fn started(config: &Config) -> latchkey_proto::audit::v1::Entry {
+    let digest = digest::digest(&digest::SHA256, format!("{config:?}").as_bytes());
+    let detail = format!(
+        "custody started: token {:?}, lab_import = {}, configuration SHA-256 {}",
+        config.token.token_label,
+        config.lab_import,
+        hex::encode(digest)
+    );
+    trail::entry(EntryKind::Start, "", "", detail)
+}
+
+fn permit_key(file: &Path) -> Result<PermitKey, StartError> {
+    let expected = "expected the auditor's Ed25519 public key, 64 hex digits";
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| StartError::context(format!("permit_key_file {}", file.display()), e))?;
+    let octets = hex::decode(text.trim()).ok();
+    octets
+        .and_then(|octets| PermitKey::new(&octets))
+        .ok_or_else(|| StartError::msg(format!("permit_key_file {}: {expected}", file.display())))
+}

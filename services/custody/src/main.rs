@@ -1,2 +1,5 @@
-//! bin
-fn main() {}
+//! The key custody service as a process.
+
+fn main() -> std::process::ExitCode {
+    kit::run("custody", custody::serve)
+}

@@ -1,0 +1,49 @@
+//! The gRPC services: parse, authorise, call, render.
+
+mod cipher;
+mod keys;
+
+use crate::error::Error;
+
+/// What is wrong with a request, field by field: all of it at once.
+#[derive(Default)]
+struct Violations(Vec<(String, String)>);
+
+impl Violations {
+    fn check(&mut self, field: &str, checked: Result<(), String>) {
+        if let Err(why) = checked {
+            self.0.push((field.to_owned(), why));
+        }
+    }
+
+    fn length(&mut self, field: &str, octets: &[u8], allowed: &[std::ops::RangeInclusive<usize>]) {
+        if !allowed.iter().any(|range| range.contains(&octets.len())) {
+            let wanted: Vec<_> = allowed
+                .iter()
+                .map(|r| {
+                    if r.start() == r.end() {
+                        r.start().to_string()
+                    } else {
+                        format!("{}..{}", r.start(), r.end())
+                    }
+                })
+                .collect();
+            self.check(
+                field,
+                Err(format!(
+                    "must have {} octets, has {}",
+                    wanted.join(" or "),
+                    octets.len()
+                )),
+            );
+        }
+    }
+
+    fn none(self) -> Result<(), Error> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Request(self.0))
+        }
+    }
+}

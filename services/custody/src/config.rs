@@ -1,0 +1,110 @@
+//! Custody's configuration.
+
+use std::{path::PathBuf, time::Duration};
+
+use kit::{
+    PeerName, ServiceConfig,
+    config::{Client, ConfigError, Database, Server, Telemetry},
+};
+use serde::Deserialize;
+
+/// Custody's configuration file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How it listens. `KeyService` belongs to people who enrol meters, `CipherService` to the association service.
+    pub server: Server,
+    /// Logs, traces and metrics.
+    #[serde(default)]
+    pub telemetry: Telemetry,
+    /// Where wrapped keys, counters and permit uses are kept. A database restored from a backup holds counters that
+    /// were used already: raise every `next_counter` above what the meters have seen before serving from it.
+    pub database: Database,
+    /// The token that holds `kek-ek-1`, `kek-ak-1` and `transport-1`.
+    pub token: hsm::TokenConfig,
+    /// The auditor, for entries of the trail. Permits are checked without it.
+    pub auditor: Client,
+    /// The auditor's Ed25519 public key that permits are checked with: 64 hex digits.
+    pub permit_key_file: PathBuf,
+    /// Whose permits are obeyed: the services that may have asked the auditor, such as
+    /// `spiffe://latchkey.test/latchkey/reset`. At least one.
+    pub requesters: Vec<PeerName>,
+    /// Whether keys of laboratory meters may be imported in clear. Default false.
+    #[serde(default)]
+    pub lab_import: bool,
+    /// Invocation counters reserved at one time, 1..4096. Default 32. A crash leaves a gap of at most this many.
+    #[serde(default = "default_counter_block")]
+    pub counter_block: u32,
+    /// Seconds by which the clocks of custody and auditor may differ, at most 300. Default 5.
+    #[serde(default = "default_clock_skew_seconds")]
+    pub clock_skew_seconds: u64,
+    /// Cipher contexts held at one time; the one idle longest makes room. Default 4096.
+    #[serde(default = "default_contexts_max")]
+    pub contexts_max: usize,
+    /// Unwrapped keys held in the token at one time. Default 1024.
+    #[serde(default = "default_unwrapped_keys_max")]
+    pub unwrapped_keys_max: usize,
+}
+
+fn default_counter_block() -> u32 {
+    32
+}
+fn default_clock_skew_seconds() -> u64 {
+    5
+}
+fn default_contexts_max() -> usize {
+    4096
+}
+fn default_unwrapped_keys_max() -> usize {
+    1024
+}
+
+impl Config {
+    pub(crate) fn clock_skew(&self) -> Duration {
+        Duration::from_secs(self.clock_skew_seconds)
+    }
+}
+
+impl ServiceConfig for Config {
+    fn server(&self) -> &Server {
+        &self.server
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let bounds = [
+            (
+                "requesters",
+                self.requesters.is_empty(),
+                "is empty: no permit would be obeyed; name at least one peer",
+            ),
+            (
+                "counter_block",
+                !(1..=4096).contains(&self.counter_block),
+                "must be 1..4096",
+            ),
+            (
+                "clock_skew_seconds",
+                self.clock_skew_seconds > 300,
+                "must be at most 300",
+            ),
+            (
+                "contexts_max",
+                self.contexts_max == 0,
+                "must be greater than 0",
+            ),
+            (
+                "unwrapped_keys_max",
+                self.unwrapped_keys_max == 0,
+                "must be greater than 0",
+            ),
+        ];
+        match bounds.iter().find(|(_, broken, _)| *broken) {
+            Some((key, _, why)) => Err(ConfigError::msg(format!("{key} {why}"))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Cipher contexts: one per association, in memory, bounded.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use kit::PeerName;
+use latchkey_proto::audit::v1::Permit;
+
+use crate::{apdu::Outstanding, error::Error, keyring::MeterKeys, permit::Allowed};
+
+/// Where an association stands. Nothing but the next step is ciphered.
+///
+/// ```text
+/// New ─InitiateRequest─▶ Initiated ─AnswerChallenge─▶ Challenged ─reply_to_HLS─▶ Replied ─VerifyAnswer─▶ Open
+///                            └──────────── low level: InitiateResponse ────────────────────────────────▲
+/// any after New ─InitiateRequest (of the RLRQ)─▶ Released
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing has been ciphered.
+    New,
+    /// The AARQ's InitiateRequest has been ciphered.
+    Initiated,
+    /// f(StoC) has been computed: this token, and no other, may be sent by reply_to_HLS.
+    Challenged {
+        /// SC || IC || T.
+        token: Vec<u8>,
+    },
+    /// reply_to_HLS has been ciphered: f(CtoS) is awaited.
+    Replied {
+        /// Invoke id of reply_to_HLS.
+        invoke: u8,
+    },
+    /// The meter is proven, or needs no proof: commands may be ciphered.
+    Open,
+    /// The RLRQ's InitiateRequest has been ciphered: nothing more is.
+    Released,
+}
+
+/// How the association is authenticated and protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Not ciphered, towards a meter that has keys: the public client, for invocation counters alone.
+    Public,
+    /// Not ciphered, towards a meter without keys.
+    Plain,
+    /// Ciphered; a password, but no proof that the meter is alive.
+    Low,
+    /// Ciphered; HLS5 proves the meter alive.
+    Hls,
+}
+
+/// A cipher context.
+pub(crate) struct Context {
+    pub(crate) id: String,
+    /// Who opened it. Nobody else may use it.
+    pub(crate) owner: PeerName,
+    pub(crate) permit: Permit,
+    pub(crate) allowed: Vec<Allowed>,
+    /// When the permit ends.
+    pub(crate) ends: SystemTime,
+    pub(crate) mode: Mode,
+    pub(crate) protection: dlms::security::Protection,
+    /// Of a ciphered context.
+    pub(crate) keys: Option<MeterKeys>,
+    /// CtoS; empty without HLS.
+    pub(crate) challenge: Vec<u8>,
+    /// The last counter taken from the meter before this context.
+    pub(crate) received_before: Option<u32>,
+    pub(crate) state: tokio::sync::Mutex<State>,
+}
+
+/// What changes in a context.
+pub(crate) struct State {
+    pub(crate) stage: Stage,
+    /// Invocation counters that are reserved and unused.
+    pub(crate) counters: Range<u32>,
+    /// The highest counter taken from the meter in this context.
+    pub(crate) received: Option<u32>,
+    /// Whether HLS has proven the meter alive. One that is not may be a recording.
+    pub(crate) proven: bool,
+    pub(crate) outstanding: Outstanding,
+}
+
+impl State {
+    /// Whether the answer to reply_to_HLS has been taken, so that the highest counter received is that answer's.
+    pub(crate) fn answered_hls(&self) -> bool {
+        matches!(self.stage, Stage::Replied { invoke } if !self.outstanding.waits(invoke))
+    }
+}
+
+/// All contexts.
+pub(crate) struct Contexts {
+    max: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    tick: u64,
+    held: HashMap<String, Held>,
+}
+
+struct Held {
+    context: Arc<Context>,
+    used: u64,
+}
+
+impl Contexts {
+    /// None yet, and never more than `max`.
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            max,
+            table: Mutex::new(Table::default()),
+        }
+    }
+
+    /// Adds a context. A new ciphered one ends the others of its meter: it has the higher block of counters, and a
+    /// request ciphered in an older one would come too late, with a counter the meter has passed.
+    pub(crate) fn insert(&self, context: Context, now: SystemTime) {
+        let mut table = self.table();
+        table.tick += 1;
+        let fences = context.keys.is_some();
+        table.held.retain(|_, held| {
+            let other = &held.context;
+            let fenced =
+                fences && other.keys.is_some() && other.permit.meter_id == context.permit.meter_id;
+            now < other.ends && !fenced
+        });
+        if table.held.len() >= self.max {
+            let idle = table
+                .held
+                .iter()
+                .min_by_key(|(_, held)| held.used)
+                .map(|(id, _)| id.clone());
+            if let Some(idle) = idle {
+                tracing::warn!(
+                    context_id = idle,
+                    "the cipher context idle longest makes room: raise contexts_max"
+                );
+                table.held.remove(&idle);
+            }
+        }
+        let held = Held {
+            used: table.tick,
+            context: Arc::new(context),
+        };
+        table.held.insert(held.context.id.clone(), held);
+    }
+
+    /// A context, for the peer that opened it, until its permit ends.
+    pub(crate) fn get(
+        &self,
+        id: &str,
+        peer: &PeerName,
+        now: SystemTime,
+    ) -> Result<Arc<Context>, Error> {
+        let mut table = self.table();
+        table.tick += 1;
+        let tick = table.tick;
+        let held = table
+            .held
+            .get_mut(id)
+            .filter(|held| held.context.owner == *peer)
+            .ok_or(Error::ContextUnknown)?;
+        if now >= held.context.ends {
+            table.held.remove(id);
+            return Err(Error::PermitExpired);
+        }
+        held.used = tick;
+        Ok(Arc::clone(&held.context))
+    }
+
+    /// Forgets a context of this peer, if it is there.
+    pub(crate) fn remove(&self, id: &str, peer: &PeerName) -> Option<Arc<Context>> {
+        let mut table = self.table();
+        if table.held.get(id)?.context.owner != *peer {
+            return None;
+        }
+        table.held.remove(id).map(|held| held.context)
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

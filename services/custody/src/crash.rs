@@ -1,0 +1,39 @@
+//! The lines at which a test may kill the process: before and after each durable step and each irreversible act.
+
+macro_rules! crash_points {
+    ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
+        $($(#[$doc])* pub(crate) const $name: &str = $value;)*
+
+        /// Every crash point of custody, for the test that walks them all.
+        pub const CRASH_POINTS: &[&str] = &[$($name),*];
+    };
+}
+
+crash_points! {
+    /// New keys are made, their row is not.
+    BEFORE_STORE_KEYS = "custody.keys.before_store";
+    /// The row of new keys is there, nobody has been told.
+    AFTER_STORE_KEYS = "custody.keys.after_store";
+    /// A permit was checked, its association is not counted.
+    BEFORE_COUNT_ASSOCIATION = "custody.association.before_count";
+    /// An association is counted, its context is not open.
+    AFTER_COUNT_ASSOCIATION = "custody.association.after_count";
+    /// A block of invocation counters is wanted.
+    BEFORE_RESERVE = "custody.counters.before_reserve";
+    /// A block is reserved, none of it is used.
+    AFTER_RESERVE = "custody.counters.after_reserve";
+    /// A limited command was checked, its use is not counted.
+    BEFORE_COUNT_USE = "custody.use.before_count";
+    /// A use is counted, the command is not ciphered: it never will be.
+    AFTER_COUNT_USE = "custody.use.after_count";
+    /// A request is ciphered, nobody has it.
+    AFTER_PROTECT = "custody.protect.after_cipher";
+    /// The meter's answer is verified, its counter is not stored.
+    BEFORE_STORE_RECEIVED = "custody.received.before_store";
+    /// The meter's counter is stored.
+    AFTER_STORE_RECEIVED = "custody.received.after_store";
+    /// An entry is in the trail and still in the outbox.
+    BEFORE_FORGET_ENTRY = "custody.outbox.before_forget";
+    /// An entry is in the trail and no longer in the outbox.
+    AFTER_FORGET_ENTRY = "custody.outbox.after_forget";
+}

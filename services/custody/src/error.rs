@@ -1,0 +1,297 @@
+//! What can go wrong in custody, and what to do about it.
+
+use std::time::Duration;
+
+use kit::status::Fault;
+use tonic::Code;
+
+/// Why custody did not do what it was asked. No variant holds a key, a password or a clear APDU.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Fields of the request are wrong.
+    #[error("the request is not valid: {}", list(.0))]
+    Request(Vec<(String, String)>),
+    /// Custody holds nothing for the meter.
+    #[error("custody holds no keys for meter {meter}")]
+    KeysUnknown {
+        /// The meter.
+        meter: String,
+    },
+    /// The meter has keys already, and they are others.
+    #[error("meter {meter} has other keys already")]
+    KeysExist {
+        /// The meter.
+        meter: String,
+    },
+    /// Keys in clear are refused by configuration.
+    #[error("custody does not import keys in clear")]
+    LabImportOff,
+    /// A wrapped key does not unwrap.
+    #[error("the {which} does not unwrap under the transport key")]
+    WrappedKeyInvalid {
+        /// Which field.
+        which: &'static str,
+    },
+    /// A stored key does not fit the row it is in.
+    #[error(
+        "the stored keys of meter {meter} do not belong to its row: the database was changed by another hand"
+    )]
+    KeyRowChanged {
+        /// The meter.
+        meter: String,
+    },
+    /// All invocation counters are spent.
+    #[error("the invocation counters of meter {meter} are spent")]
+    CountersExhausted {
+        /// The meter.
+        meter: String,
+    },
+    /// The permit does not hold.
+    #[error("the permit is refused: {why}")]
+    PermitRefused {
+        /// Why, without any of its contents.
+        why: String,
+    },
+    /// Its signature is not the auditor's.
+    #[error("the permit is not signed by the auditor: {why}")]
+    PermitSignature {
+        /// Which check failed.
+        why: String,
+    },
+    /// It has expired.
+    #[error("the permit has expired")]
+    PermitExpired,
+    /// It is not valid yet.
+    #[error("the permit is not valid yet")]
+    PermitNotYet,
+    /// It is for another meter.
+    #[error("the permit is not for meter {meter}")]
+    PermitOtherMeter {
+        /// The meter that was asked for.
+        meter: String,
+    },
+    /// Its associations are spent.
+    #[error("the permit allows {max} associations, and they have been opened")]
+    PermitAssociationsSpent {
+        /// How many it allows.
+        max: u32,
+    },
+    /// The command was ciphered as often as the permit allows.
+    #[error(
+        "the permit lets this command be ciphered {max} times, and it has been; it will never be ciphered again"
+    )]
+    CommandSpent {
+        /// How often it allows.
+        max: u32,
+    },
+    /// The permit does not cover the APDU.
+    #[error("the permit does not cover this APDU: {why}")]
+    ApduNotPermitted {
+        /// What does not fit, without any of its contents.
+        why: &'static str,
+    },
+    /// No permit could cover the APDU.
+    #[error("custody never ciphers this APDU: {why}")]
+    ApduForbidden {
+        /// Which rule.
+        why: &'static str,
+    },
+    /// The mechanism or protection does not go with the meter.
+    #[error("this association is refused: {why}")]
+    AssociationRefused {
+        /// Why.
+        why: &'static str,
+    },
+    /// There is no such context, or it belongs to another peer.
+    #[error("the cipher context is unknown or has ended")]
+    ContextUnknown,
+    /// The step does not come at this point of an association.
+    #[error("not at this point of the association: {why}")]
+    OutOfOrder {
+        /// What is expected.
+        why: &'static str,
+    },
+    /// A response is not what the meter was asked for, or not as it was agreed.
+    #[error("the response is refused: {why}")]
+    ResponseRefused {
+        /// Why.
+        why: &'static str,
+    },
+    /// A response is not authentic, or old.
+    #[error("the response is not authentic: {why}")]
+    CiphertextInvalid {
+        /// Which check failed.
+        why: &'static str,
+    },
+    /// The meter's challenge is not one to answer.
+    #[error("the meter's challenge is refused: {why}")]
+    ChallengeRefused {
+        /// Why.
+        why: &'static str,
+    },
+    /// The meter did not prove that it holds the keys.
+    #[error("the meter's answer to the challenge is wrong")]
+    AnswerWrong,
+    /// The token did not do it.
+    #[error("the token failed")]
+    Token(#[from] hsm::Error),
+    /// The database did not do it.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// A row holds what custody never wrote.
+    #[error("column {column} holds a value that custody never writes")]
+    RowInvalid {
+        /// The column.
+        column: &'static str,
+    },
+}
+
+fn list(violations: &[(String, String)]) -> String {
+    let texts: Vec<_> = violations
+        .iter()
+        .map(|(field, why)| format!("{field} {why}"))
+        .collect();
+    texts.join("; ")
+}
+
+impl Fault for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Request(_) | Self::WrappedKeyInvalid { .. } => Code::InvalidArgument,
+            Self::KeysUnknown { .. } | Self::ContextUnknown => Code::NotFound,
+            Self::KeysExist { .. } => Code::AlreadyExists,
+            Self::LabImportOff
+            | Self::CountersExhausted { .. }
+            | Self::AssociationRefused { .. }
+            | Self::OutOfOrder { .. } => Code::FailedPrecondition,
+            Self::PermitRefused { .. }
+            | Self::PermitSignature { .. }
+            | Self::PermitExpired
+            | Self::PermitNotYet
+            | Self::PermitOtherMeter { .. }
+            | Self::PermitAssociationsSpent { .. }
+            | Self::CommandSpent { .. }
+            | Self::ApduNotPermitted { .. }
+            | Self::ApduForbidden { .. } => Code::PermissionDenied,
+            Self::ResponseRefused { .. }
+            | Self::CiphertextInvalid { .. }
+            | Self::KeyRowChanged { .. } => Code::DataLoss,
+            Self::ChallengeRefused { .. } | Self::AnswerWrong => Code::Unauthenticated,
+            Self::Token(error) => token_code(error),
+            Self::Database(_) => Code::Unavailable,
+            Self::RowInvalid { .. } => Code::Internal,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Request(_) => "REQUEST_INVALID",
+            Self::KeysUnknown { .. } => "KEYS_UNKNOWN",
+            Self::KeysExist { .. } => "KEYS_EXIST",
+            Self::LabImportOff => "LAB_IMPORT_OFF",
+            Self::WrappedKeyInvalid { .. } => "WRAPPED_KEY_INVALID",
+            Self::KeyRowChanged { .. } => "KEY_ROW_CHANGED",
+            Self::CountersExhausted { .. } => "INVOCATION_COUNTER_EXHAUSTED",
+            Self::PermitRefused { .. } => "PERMIT_INVALID",
+            Self::PermitSignature { .. } => "PERMIT_SIGNATURE_INVALID",
+            Self::PermitExpired => "PERMIT_EXPIRED",
+            Self::PermitNotYet => "PERMIT_NOT_YET_VALID",
+            Self::PermitOtherMeter { .. } => "PERMIT_OTHER_METER",
+            Self::PermitAssociationsSpent { .. } => "PERMIT_ASSOCIATIONS_SPENT",
+            Self::CommandSpent { .. } => "PERMIT_USES_SPENT",
+            Self::ApduNotPermitted { .. } => "APDU_NOT_PERMITTED",
+            Self::ApduForbidden { .. } => "APDU_FORBIDDEN",
+            Self::AssociationRefused { .. } => "ASSOCIATION_REFUSED",
+            Self::ContextUnknown => "CONTEXT_UNKNOWN",
+            Self::OutOfOrder { .. } => "OUT_OF_ORDER",
+            Self::ResponseRefused { .. } => "RESPONSE_REFUSED",
+            Self::CiphertextInvalid { .. } => "CIPHERTEXT_INVALID",
+            Self::ChallengeRefused { .. } => "CHALLENGE_REFUSED",
+            Self::AnswerWrong => "HLS_ANSWER_WRONG",
+            Self::Token(_) => "TOKEN_FAILED",
+            Self::Database(_) => "DATABASE_UNAVAILABLE",
+            Self::RowInvalid { .. } => "ROW_INVALID",
+        }
+    }
+
+    fn mend(&self) -> Option<String> {
+        Some(mend(self)?.to_owned())
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        matches!(self.code(), Code::Unavailable | Code::ResourceExhausted)
+            .then_some(Duration::from_secs(1))
+    }
+
+    fn violations(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Request(violations) => violations.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn mend(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::Request(_) => "correct the fields named",
+        Error::KeysUnknown { .. } => "generate or import the meter's keys first",
+        Error::KeysExist { .. } => "check the meter id; keys that are in use are never overwritten",
+        Error::LabImportOff => {
+            "use wrapped keys; for laboratory meters only, set lab_import = true in custody's configuration and restart it"
+        }
+        Error::WrappedKeyInvalid { .. } => {
+            "wrap the key again (RFC 3394) under transport-1 of this token"
+        }
+        Error::KeyRowChanged { .. } => {
+            "restore the row from a backup, raise next_counter, and find out who changed it"
+        }
+        Error::CountersExhausted { .. } => "transfer a new encryption key to the meter",
+        Error::PermitRefused { .. }
+        | Error::PermitExpired
+        | Error::PermitOtherMeter { .. }
+        | Error::PermitAssociationsSpent { .. }
+        | Error::ApduNotPermitted { .. } => {
+            "ask the auditor for a permit that covers what is wanted"
+        }
+        Error::PermitSignature { .. } => {
+            "check that permit_key_file holds the public key of the auditor that signs now"
+        }
+        Error::PermitNotYet => "set the clocks of auditor and custody",
+        Error::CommandSpent { .. } => {
+            "find out from the meter what the first one did before asking for another permit"
+        }
+        Error::ApduForbidden { .. } => {
+            "do not send it: relay, global resets and key changes are not for this suite"
+        }
+        Error::AssociationRefused { .. } => {
+            "correct the meter's mechanism and protection in the directory"
+        }
+        Error::ContextUnknown => "open a new cipher context",
+        Error::OutOfOrder { .. } => {
+            "follow the order AARQ, HLS, commands, RLRQ; else open a new cipher context"
+        }
+        Error::ResponseRefused { .. } | Error::CiphertextInvalid { .. } => {
+            "treat the answer as lost, open a new association, and find out what happened"
+        }
+        Error::ChallengeRefused { .. } | Error::AnswerWrong => {
+            "open a new association; if it happens again, check the meter's keys and who else answers at its address"
+        }
+        Error::Token(_) => "check that the token is there and its module works, then try again",
+        Error::Database(_) => "check the database, then try again",
+        Error::RowInvalid { .. } => return None,
+    })
+}
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        if matches!(error, Error::Token(_) | Error::Database(_)) {
+            // Outside, only that it failed; here, why.
+            tracing::warn!(error = %kit::status::chain(&error), "a dependency failed");
+        }
+        kit::status::status(&error)
+    }
+}
+
+fn token_code(_error: &hsm::Error) -> Code {
+    Code::Unavailable
+}

@@ -1,0 +1,200 @@
+//! What custody reports to the auditor's trail.
+//!
+//! An act (keys stored, association opened, limited command ciphered) is reported by an outbox row of its own
+//! transaction: it reaches the trail even if the auditor is away and custody dies. A refusal is reported through a
+//! bounded queue in memory: a flood of refused requests must fill neither the disk nor the wait for an answer.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+use kit::{Shutdown, Trail};
+use latchkey_proto::audit::v1::{CommandDigest, CommandService, Entry, EntryKind, Permit};
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    apdu::{Asked, Service},
+    store::Store,
+};
+
+/// Refusals that wait for the auditor.
+const QUEUE: usize = 256;
+/// Entries taken from the outbox at one time.
+const PAGE: u32 = 64;
+/// First wait after the auditor did not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Longest wait.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long entries are carried after shutdown.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Where the rest of custody reports.
+#[derive(Clone)]
+pub(crate) struct Reporter {
+    refusals: mpsc::Sender<(String, Entry)>,
+    stored: Arc<Notify>,
+}
+
+impl Reporter {
+    /// A reporter, and the task that carries its reports. It ends after `shutdown`; what is left in the outbox then is
+    /// carried after the next start.
+    pub(crate) fn new(trail: Trail, store: Store) -> (Self, Carrier) {
+        let (refusals, queue) = mpsc::channel(QUEUE);
+        let stored = Arc::new(Notify::new());
+        let carrier = Carrier {
+            trail,
+            store,
+            queue,
+            stored: Arc::clone(&stored),
+        };
+        (Self { refusals, stored }, carrier)
+    }
+
+    /// There is a new entry in the outbox.
+    pub(crate) fn stored(&self) {
+        self.stored.notify_one();
+    }
+
+    /// Reports a refusal, without waiting.
+    pub(crate) fn refused(&self, entry: Entry) {
+        if let Err(error) = self.refusals.try_send((kit::context::new_id(), entry)) {
+            let (mpsc::error::TrySendError::Full((_, entry))
+            | mpsc::error::TrySendError::Closed((_, entry))) = error;
+            tracing::error!(
+                meter_id = entry.meter_id,
+                detail = entry.detail,
+                "a refusal is missing from the trail: too many wait for the auditor"
+            );
+        }
+    }
+}
+
+/// Carries reports to the auditor.
+pub(crate) struct Carrier {
+    trail: Trail,
+    store: Store,
+    queue: mpsc::Receiver<(String, Entry)>,
+    stored: Arc<Notify>,
+}
+
+impl Carrier {
+    /// Runs until shutdown.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let mut pause = PAUSE;
+        loop {
+            let all = self.carry_stored().await;
+            pause = if all {
+                PAUSE
+            } else {
+                (pause * 2).min(PAUSE_MAX)
+            };
+            tokio::select! {
+                () = shutdown.fired() => break,
+                () = self.stored.notified(), if all => {}
+                () = tokio::time::sleep(pause), if !all => {}
+                Some((request_id, entry)) = self.queue.recv() => self.carry_refusal(request_id, entry).await,
+            }
+        }
+        self.queue.close();
+        if tokio::time::timeout(LAST_WORDS, self.carry_rest())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                refusals = self.queue.len(),
+                "stopped before the auditor had every entry"
+            );
+        }
+    }
+
+    async fn carry_rest(&mut self) {
+        self.carry_stored().await;
+        while let Some((request_id, entry)) = self.queue.recv().await {
+            self.carry_refusal(request_id, entry).await;
+        }
+    }
+
+    /// Whether everything in the outbox is in the trail now.
+    async fn carry_stored(&self) -> bool {
+        loop {
+            let pending = match self.store.pending(PAGE).await {
+                Ok(pending) => pending,
+                Err(error) => {
+                    tracing::error!(error = %kit::status::chain(&error), "the outbox cannot be read");
+                    return false;
+                }
+            };
+            if pending.is_empty() {
+                return true;
+            }
+            for entry in pending {
+                // The row's own id: an entry that was recorded before a crash is recorded once.
+                if let Err(status) = self
+                    .trail
+                    .record_as(entry.request_id.clone(), entry.entry)
+                    .await
+                {
+                    tracing::warn!(code = ?status.code(), "the auditor takes no entry; it waits in the outbox");
+                    return false;
+                }
+                if let Err(error) = self.store.forget(&entry.request_id).await {
+                    tracing::error!(error = %kit::status::chain(&error), "the outbox cannot be written");
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn carry_refusal(&self, request_id: String, entry: Entry) {
+        let (meter_id, detail) = (entry.meter_id.clone(), entry.detail.clone());
+        if let Err(status) = self.trail.record_as(request_id, entry).await {
+            tracing::error!(meter_id, detail, code = ?status.code(), "a refusal is missing from the trail");
+        }
+    }
+}
+
+/// An entry about a meter.
+pub(crate) fn entry(kind: EntryKind, principal: &str, meter_id: &str, detail: String) -> Entry {
+    Entry {
+        kind: kind.into(),
+        principal: principal.to_owned(),
+        meter_id: meter_id.chars().take(64).collect(),
+        detail: detail.chars().take(1024).collect(),
+        request_id: kit::context::request_id().chars().take(64).collect(),
+        ..Entry::default()
+    }
+}
+
+/// An entry about what was done, or refused, under a permit.
+pub(crate) fn under_permit(
+    kind: EntryKind,
+    permit: &Permit,
+    asked: Option<&Asked>,
+    detail: String,
+) -> Entry {
+    Entry {
+        reset_id: permit.reset_id.clone(),
+        permit_id: permit.permit_id.clone(),
+        purpose: permit.purpose,
+        tier: permit.tier,
+        commands: asked.map(command_digest).into_iter().collect(),
+        ..entry(kind, &permit.principal, &permit.meter_id, detail)
+    }
+}
+
+fn command_digest(asked: &Asked) -> CommandDigest {
+    let service = match asked.service {
+        Service::Get => CommandService::Get,
+        Service::Set => CommandService::Set,
+        Service::Action => CommandService::Action,
+    };
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(&asked.parameter);
+    hash.update(&asked.selection);
+    CommandDigest {
+        service: service.into(),
+        class_id: asked.class_id.into(),
+        logical_name: asked.name.to_string(),
+        index: asked.index.into(),
+        digest: hash.finish().as_ref().to_vec(),
+    }
+}
