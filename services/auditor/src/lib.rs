@@ -1,1 +1,2 @@
 //! auditor
+pub mod policy;
