@@ -1,1 +1,7 @@
-//! it
+//! What the tests of the whole suite share: a stack of real processes, and a meter on a foreign stack.
+
+#![forbid(unsafe_code)]
+
+pub mod foreign_meter;
+pub mod postgres;
+pub mod stack;
