@@ -3,7 +3,7 @@
 use std::mem;
 
 use crate::{
-    Error, Happening, LabKeys, MeterOptions, Profile,
+    Auth, Error, Happening, LabKeys, MeterOptions, Profile,
     cipher::Counters,
     fault::{ArmedFault, FaultKind},
     logs::{EventLog, LoadProfile, RingLog, code},
@@ -16,6 +16,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) profile: Profile,
+    pub(crate) auth: Auth,
     pub(crate) titles: Titles,
     pub(crate) hardware: Hardware,
     pub(crate) rtc: Rtc,
@@ -73,6 +74,7 @@ impl Device {
         rtc.offset_ms = nvram.clock_offset_ms;
         let mut device = Self {
             profile: options.profile,
+            auth: options.auth,
             titles: titles(&options.lab_keys),
             hardware,
             rtc,
@@ -103,14 +105,24 @@ impl Device {
     pub(crate) fn advance(&mut self, now: u64) {
         for phase in self.hardware.advance(now) {
             let tier = self.booting.map_or("cold", |booting| booting.tier.name());
-            self.tell(Happening::Boot { tier, board: phase.board.name(), phase: phase.phase });
-            self.ring.push(&format!("{} {} {}", self.rtc.shows(now), phase.board.name(), phase.phase));
+            self.tell(Happening::Boot {
+                tier,
+                board: phase.board.name(),
+                phase: phase.phase,
+            });
+            self.ring.push(&format!(
+                "{} {} {}",
+                self.rtc.shows(now),
+                phase.board.name(),
+                phase.phase
+            ));
             if phase.board == BoardKind::Metrology && phase.phase == "running" {
                 self.log_start(now);
             }
         }
         if self.hardware.metrology.is_running() {
-            self.load_profile.advance(self.rtc.shows(now), self.import_wh());
+            self.load_profile
+                .advance(self.rtc.shows(now), self.import_wh());
         }
         if let Some(booting) = self.booting
             && self.hardware.due().is_none()
@@ -124,7 +136,9 @@ impl Device {
     /// When `advance` is to be called next, in milliseconds since the meter was made.
     pub(crate) fn due(&self, now: u64) -> u64 {
         let capture = now.saturating_add(self.load_profile.due_in(self.rtc.shows(now)));
-        self.hardware.due().map_or(capture, |boot| boot.min(capture))
+        self.hardware
+            .due()
+            .map_or(capture, |boot| boot.min(capture))
     }
 
     /// Whether nothing of the meter can be reached.
@@ -143,6 +157,11 @@ impl Device {
         0
     }
 
+    /// Whether a reset was accepted and has not been executed yet.
+    pub(crate) fn has_accepted(&self) -> bool {
+        self.accepted.is_some()
+    }
+
     /// The reset that was accepted, to be executed now.
     pub(crate) fn take_accepted(&mut self) -> Option<Tier> {
         self.accepted.take()
@@ -151,8 +170,12 @@ impl Device {
     /// Executes a reset.
     pub(crate) fn reset(&mut self, tier: Tier, now: u64) -> Aftermath {
         self.executed = self.executed.saturating_add(1);
-        self.tell(Happening::Reset { tier: tier.name(), executed: self.executed });
-        self.ring.push(&format!("{} reset {}", self.rtc.shows(now), tier.name()));
+        self.tell(Happening::Reset {
+            tier: tier.name(),
+            executed: self.executed,
+        });
+        self.ring
+            .push(&format!("{} reset {}", self.rtc.shows(now), tier.name()));
         let scope = if self.fault.is(FaultKind::PartialCommOnly) {
             Scope::Only(BoardKind::Comm)
         } else if self.fault.is(FaultKind::PartialMetrologyOnly) {
@@ -175,12 +198,24 @@ impl Device {
         }
         for board in [BoardKind::Metrology, BoardKind::Comm] {
             if scope.has(board) {
-                self.tell(Happening::Boot { tier: tier.name(), board: board.name(), phase: "bootloader" });
+                self.tell(Happening::Boot {
+                    tier: tier.name(),
+                    board: board.name(),
+                    phase: "bootloader",
+                });
             }
         }
-        self.booting = Some(Booting { tier, scope, since: now });
+        self.booting = Some(Booting {
+            tier,
+            scope,
+            since: now,
+        });
         self.tell_led();
-        if scope.has(BoardKind::Comm) { Aftermath::SessionGone } else { Aftermath::SessionLives }
+        if scope.has(BoardKind::Comm) {
+            Aftermath::SessionGone
+        } else {
+            Aftermath::SessionLives
+        }
     }
 
     /// What the fault on command adds to a reset.
@@ -220,7 +255,9 @@ impl Device {
         self.tell_counters();
         if booting.scope.has(BoardKind::Comm) && !self.is_silent() {
             self.ring.push(&format!("{} rejoin", self.rtc.shows(now)));
-            self.tell(Happening::Rejoin { silent_ms: now.saturating_sub(booting.since) });
+            self.tell(Happening::Rejoin {
+                silent_ms: now.saturating_sub(booting.since),
+            });
         }
     }
 
@@ -229,7 +266,9 @@ impl Device {
         self.load_profile.clear();
         self.hardware.import_mwh = 0;
         self.events.clear(self.rtc.shows(now));
-        self.tell(Happening::Logged { code: code::CLEARED });
+        self.tell(Happening::Logged {
+            code: code::CLEARED,
+        });
     }
 
     pub(crate) fn import_wh(&self) -> u32 {
@@ -280,7 +319,9 @@ impl Device {
 
     /// Writes NVRAM to the state file, if there is one. To be called before an octet leaves that depends on it.
     pub(crate) fn save(&mut self) -> Result<(), Error> {
-        let Some(file) = &self.state_file else { return Ok(()) };
+        let Some(file) = &self.state_file else {
+            return Ok(());
+        };
         file.save(&Nvram {
             relay: self.hardware.relay.clone(),
             power_failures: self.hardware.power_failures,
@@ -294,7 +335,10 @@ impl Device {
 }
 
 fn titles(keys: &LabKeys) -> Titles {
-    Titles { client: keys.client_system_title(), server: keys.server_system_title() }
+    Titles {
+        client: keys.client_system_title(),
+        server: keys.server_system_title(),
+    }
 }
 
 /// The NVRAM of a meter that has been in the field for a while.
@@ -316,4 +360,4 @@ fn fresh(options: &MeterOptions, host_ms: i64) -> Nvram {
 const START_WH: u32 = 1_234_000;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

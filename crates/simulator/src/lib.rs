@@ -14,12 +14,16 @@
 
 #![forbid(unsafe_code)]
 
+mod cipher;
+mod device;
 mod error;
 mod event;
 mod fault;
 mod fleet;
 mod lab;
 mod logs;
+mod nvram;
+mod objects;
 mod options;
 mod physics;
 mod rtc;

@@ -25,7 +25,7 @@ pub(crate) mod code {
 pub(crate) struct LogEntry(pub(crate) i64, pub(crate) u16);
 
 /// The standard event log: oldest first, the oldest goes when it is full.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct EventLog(VecDeque<LogEntry>);
 
 impl EventLog {
@@ -54,7 +54,7 @@ impl EventLog {
 pub(crate) struct Capture(pub(crate) i64, pub(crate) u8, pub(crate) u32);
 
 /// The load profile: one entry at each full period of the meter's clock; oldest first, the oldest goes when it is full.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LoadProfile {
     entries: VecDeque<Capture>,
     next_s: i64,

@@ -36,7 +36,9 @@ pub(crate) struct StateFile {
 impl StateFile {
     /// The file, and what it holds; nothing if it does not exist yet.
     pub(crate) fn open(path: &Path) -> Result<(Self, Option<Nvram>), Error> {
-        let file = Self { path: path.to_owned() };
+        let file = Self {
+            path: path.to_owned(),
+        };
         let saved = match fs::read(path) {
             Ok(octets) => Some(serde_json::from_slice(&octets).map_err(|error| file.bad(&error))?),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -49,10 +51,15 @@ impl StateFile {
         let octets = serde_json::to_vec(nvram).map_err(|error| self.bad(&error))?;
         let mut new = self.path.clone().into_os_string();
         new.push(".new");
-        fs::write(&new, octets).and_then(|()| fs::rename(&new, &self.path)).map_err(|error| self.bad(&error))
+        fs::write(&new, octets)
+            .and_then(|()| fs::rename(&new, &self.path))
+            .map_err(|error| self.bad(&error))
     }
 
     fn bad(&self, error: &dyn std::error::Error) -> Error {
-        Error::State { path: self.path.clone(), reason: error.to_string() }
+        Error::State {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        }
     }
 }

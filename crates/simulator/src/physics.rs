@@ -51,7 +51,7 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
-    fn has(self, kind: BoardKind) -> bool {
+    pub(crate) fn has(self, kind: BoardKind) -> bool {
         match self {
             Self::Both => true,
             Self::Only(only) => only == kind,
