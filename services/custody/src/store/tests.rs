@@ -1,1 +1,231 @@
+use std::collections::HashSet;
 
+use futures::future::join_all;
+use kit::{config::Database, status::Fault as _};
+
+use super::*;
+
+const METER: &str = "meter-0001";
+const PERMIT: &str = "018f3c5e-7b1a-7c3d-9e4f-5a6b7c8d9e0f";
+
+async fn open(dir: &std::path::Path) -> Store {
+    let url = format!("sqlite://{}", dir.join("custody.db").display());
+    let database = Database {
+        url,
+        max_connections: 8,
+    };
+    Store::new(
+        kit::sql::open(&database, MIGRATIONS)
+            .await
+            .expect("the database opens"),
+    )
+}
+
+fn row(meter_id: &str, next_counter: u32) -> KeyRow {
+    KeyRow {
+        meter_id: meter_id.to_owned(),
+        client_system_title: b"CCCCCCCC".to_vec(),
+        server_system_title: b"SSSSSSSS".to_vec(),
+        wrapped_encryption_key: vec![1; 24],
+        sealed_authentication_key: vec![2; 44],
+        sealed_password: Vec::new(),
+        check_value: vec![3; 5],
+        source: "lab".to_owned(),
+        next_counter,
+        last_received: None,
+        create_us: 7,
+    }
+}
+
+fn used(invocation_counter: u32, use_us: i64) -> Use {
+    Use {
+        command_index: 3,
+        invocation_counter,
+        use_us,
+    }
+}
+
+#[tokio::test]
+async fn keys_are_stored_once_with_their_entry() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let entry = Entry {
+        detail: "stored".to_owned(),
+        ..Entry::default()
+    };
+    assert!(store.insert_keys(&row(METER, 1), &entry).await?);
+    assert!(!store.insert_keys(&row(METER, 9), &entry).await?);
+    let pending = store.pending(10).await?;
+    assert_eq!(pending.len(), 1, "a refused insert reports nothing");
+    assert_eq!(pending[0].entry, entry);
+    store.forget(&pending[0].request_id).await?;
+    assert!(store.pending(10).await?.is_empty());
+    let held = store.keys(METER).await?.unwrap();
+    assert_eq!(
+        (
+            held.next_counter,
+            held.last_received,
+            held.sealed_password.len()
+        ),
+        (1, None, 0)
+    );
+    store.set_received(METER, 42, None).await?;
+    assert_eq!(store.keys(METER).await?.unwrap().last_received, Some(42));
+    assert!(store.keys("meter-0002").await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn pages_are_in_order() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    for meter in ["c", "a", "b"] {
+        store.insert_keys(&row(meter, 1), &Entry::default()).await?;
+    }
+    let ids = |rows: Vec<KeyRow>| rows.into_iter().map(|row| row.meter_id).collect::<Vec<_>>();
+    assert_eq!(ids(store.list_keys("", 2).await?), ["a", "b"]);
+    assert_eq!(ids(store.list_keys("b", 2).await?), ["c"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_counter_is_reserved_twice() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = HashSet::new();
+    let mut highest = 0;
+    // Each turn is a process that dies with most of its blocks unused.
+    for _ in 0..5 {
+        let store = open(dir.path()).await;
+        store.insert_keys(&row(METER, 1), &Entry::default()).await?;
+        let blocks = join_all((0..20).map(|_| store.reserve_counters(METER, 32))).await;
+        for block in blocks {
+            let block = block?;
+            assert_eq!(block.len(), 32);
+            assert!(block.start > highest, "a reopened store goes on above");
+            assert!(
+                block.clone().all(|counter| seen.insert(counter)),
+                "{block:?} was reserved before"
+            );
+        }
+        highest = seen.iter().copied().max().unwrap_or(0);
+        store.pool.close().await;
+    }
+    assert_eq!(seen.len(), 5 * 20 * 32);
+    assert_eq!(seen.iter().min(), Some(&1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn counters_end_before_they_wrap() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    store
+        .insert_keys(&row(METER, COUNTER_END - 40), &Entry::default())
+        .await?;
+    assert_eq!(
+        store.reserve_counters(METER, 32).await?,
+        COUNTER_END - 40..COUNTER_END - 8
+    );
+    let error = store.reserve_counters(METER, 32).await.unwrap_err();
+    assert_eq!(error.reason(), "INVOCATION_COUNTER_EXHAUSTED");
+    assert_eq!(
+        store
+            .reserve_counters("nobody", 32)
+            .await
+            .unwrap_err()
+            .reason(),
+        "KEYS_UNKNOWN"
+    );
+    assert_eq!(
+        store.keys(METER).await?.unwrap().next_counter,
+        COUNTER_END - 8,
+        "a refusal takes nothing"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn associations_are_counted_for_one_body() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let entry = Entry::default();
+    assert_eq!(
+        store.count_association(PERMIT, b"body", 2, &entry).await?,
+        1
+    );
+    let error = store
+        .count_association(PERMIT, b"twin", 2, &entry)
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), "PERMIT_INVALID");
+    store.pool.close().await;
+    let store = open(dir.path()).await;
+    assert_eq!(
+        store.count_association(PERMIT, b"body", 2, &entry).await?,
+        2
+    );
+    let error = store
+        .count_association(PERMIT, b"body", 2, &entry)
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), "PERMIT_ASSOCIATIONS_SPENT");
+    assert_eq!(store.permit_use(PERMIT).await?, (Vec::new(), 2));
+    assert_eq!(
+        store.pending(10).await?.len(),
+        2,
+        "a refusal is not reported as an association"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_is_counted_for_ever() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let entry = Entry::default();
+    let tries = (100..108).map(async |counter| {
+        let counted = store
+            .count_use(PERMIT, &used(counter, counter.into()), 1, &entry)
+            .await;
+        counted.ok().map(|()| counter)
+    });
+    let won: Vec<u32> = join_all(tries).await.into_iter().flatten().collect();
+    assert_eq!(won.len(), 1, "one of eight at once");
+    store.pool.close().await;
+    let store = open(dir.path()).await;
+    let error = store
+        .count_use(PERMIT, &used(200, 9), 1, &entry)
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), "PERMIT_USES_SPENT");
+    let (uses, associations) = store.permit_use(PERMIT).await?;
+    assert_eq!((uses.len(), associations), (1, 0));
+    assert_eq!(uses[0].invocation_counter, won[0]);
+    assert_eq!(store.pending(10).await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn uses_come_in_the_order_of_ciphering() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let entry = Entry::default();
+    for used in [
+        used(7, 20),
+        Use {
+            command_index: 1,
+            ..used(5, 10)
+        },
+        used(9, 30),
+    ] {
+        store.count_use(PERMIT, &used, 2, &entry).await?;
+    }
+    let (uses, _) = store.permit_use(PERMIT).await?;
+    let order: Vec<_> = uses
+        .iter()
+        .map(|used| (used.command_index, used.invocation_counter))
+        .collect();
+    assert_eq!(order, [(1, 5), (3, 7), (3, 9)]);
+    assert_eq!(store.permit_use("another").await?, (Vec::new(), 0));
+    Ok(())
+}
