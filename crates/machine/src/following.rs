@@ -1,0 +1,513 @@
+//! After the pivot: nothing is commanded any more, only read, until there is a verdict.
+
+use alloc::{
+    boxed::Box,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Acceptance, Act, Changes, Effect, Input, Kind, Mark, Millis, Moment, Party, Phase, Snapshot,
+    Verdict,
+    reset::{Desk, Pace, State, Turn},
+};
+
+/// How far the meter's clock may drift from ours over one restart before it counts as lost.
+const CLOCK_SLACK_MS: u64 = 300_000;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Following {
+    pub(crate) act: Box<Act>,
+    pub(crate) task: Task,
+    pub(crate) pace: Pace,
+    /// Until then the meter may come back.
+    pub(crate) deadline: Millis,
+    /// The story has told that it is back.
+    pub(crate) back: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Task {
+    /// Reading the invocation counter, before any new association moves it.
+    Counter,
+    /// Reading everything, knowing what the counter said.
+    Probe { meter: Option<u32> },
+    /// Waiting for the meter to come back.
+    Poll,
+    /// Reading everything, after a rejoin.
+    Read,
+}
+
+impl Task {
+    /// What to do when it did not work: reading begins with an association again.
+    fn retried(self) -> Self {
+        match self {
+            Self::Read => Self::Poll,
+            Self::Counter | Self::Probe { .. } | Self::Poll => self,
+        }
+    }
+}
+
+/// What a comparison leads to.
+enum Finding {
+    /// Look again: not everything is there yet.
+    NotYet(String),
+    /// That is it.
+    Verdict(Verdict, String),
+}
+
+impl Following {
+    pub(crate) fn effect(&self) -> Effect {
+        match (self.pace.until, self.task) {
+            (Some(until), _) => Effect::Wait { until },
+            (None, Task::Counter) => Effect::ReadCounter,
+            (None, Task::Probe { .. }) => Effect::Probe,
+            (None, Task::Poll) => Effect::Poll,
+            (None, Task::Read) => Effect::ReadAfter,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.task {
+            Task::Counter | Task::Probe { .. } => Phase::Probing,
+            Task::Poll => Phase::Waiting,
+            Task::Read => Phase::Validating,
+        }
+    }
+}
+
+impl Desk<'_> {
+    pub(crate) fn follow(&mut self, act: Act, task: Task, pace: Pace) -> Turn {
+        let deadline = act.sent_at.plus(self.rules.limits.rejoin_ms);
+        Turn::Go(State::Following(Following {
+            act: Box::new(act),
+            task,
+            pace,
+            deadline,
+            back: false,
+        }))
+    }
+
+    /// The meter said yes: it may go silent now. The first look comes after a quarter to a half of its outage.
+    pub(crate) fn wait_for_rejoin(&mut self, act: Act) -> Turn {
+        let outage = self.rules.limits.outage_ms;
+        let wait = self.between(outage / 4, outage / 2);
+        let until = self.now().plus(wait);
+        let tenths = wait / 100;
+        let (kind, what) = if self.rules.expect.leaves_traces() {
+            (Kind::Silence, "silence: the meter restarts now")
+        } else {
+            (Kind::Note, "no restart is expected")
+        };
+        self.tell(
+            kind,
+            format!("{what}; first look in {}.{} s", tenths / 10, tenths % 10),
+        );
+        self.follow(act, Task::Poll, Pace::rest(until))
+    }
+
+    pub(crate) fn following(&mut self, mut now: Following, input: Input) -> Turn {
+        match (input, now.task) {
+            (Input::CounterRead(meter), Task::Counter) => self.counter_read(now, meter),
+            (Input::ProbeRead(seen), Task::Probe { meter }) => self.probe_read(now, meter, seen),
+            (Input::Rejoined { same_session }, Task::Poll) => self.rejoined(now, same_session),
+            (Input::AfterRead(seen), Task::Read) => {
+                self.tell(
+                    Kind::Validation,
+                    "everything read again in a new association",
+                );
+                self.conclude_following(now, seen)
+            }
+            (Input::Unreachable { party, cause }, _) => {
+                self.tell_failure(&mut now, party, &cause);
+                self.no_answer(now, party, &cause)
+            }
+            // Reading needs a permit and a meter that lets us in: without them there is nothing to see either.
+            (Input::Denied { cause }, _) => {
+                self.tell(Kind::Note, format!("{cause}; looking again"));
+                self.no_answer(now, Party::Meter, &cause)
+            }
+            (Input::PermitStale { cause }, _) => self.no_answer(now, Party::Service, &cause),
+            (Input::Tick, _) => match now.pace.woken(self.now()) {
+                Some(pace) => Turn::Go(State::Following(Following { pace, ..now })),
+                None if now.pace.until.is_some() => Turn::Go(State::Following(now)),
+                None => Turn::Stay(State::Following(now)),
+            },
+            (Input::Recovered, _) => {
+                // We were away; the meter gets the time it needs for one restart.
+                let grace = self.now().plus(self.rules.limits.outage_ms);
+                Turn::Go(State::Following(Following {
+                    deadline: now.deadline.max(grace),
+                    ..now
+                }))
+            }
+            (
+                Input::Surveyed(_)
+                | Input::Permitted { .. }
+                | Input::GuardsRead(_)
+                | Input::ActAnswered { .. }
+                | Input::ActUnknown { .. }
+                | Input::ActNotSent { .. }
+                | Input::CounterRead(_)
+                | Input::ProbeRead(_)
+                | Input::Rejoined { .. }
+                | Input::AfterRead(_)
+                | Input::Recorded { .. }
+                | Input::Cancel,
+                _,
+            ) => Turn::Stay(State::Following(now)),
+        }
+    }
+
+    fn counter_read(&mut self, now: Following, meter: Option<u32>) -> Turn {
+        let said = match meter {
+            Some(value) => format!("the meter's invocation counter is {value}"),
+            None => "the meter shows no invocation counter".to_string(),
+        };
+        self.tell(
+            Kind::Probe,
+            format!(
+                "{said}; guards ended with {}, the command had {}",
+                now.act.before.counter,
+                counter_text(now.act.counter)
+            ),
+        );
+        // Stored before any newer association can move the meter's counter.
+        Turn::Go(State::Following(Following {
+            task: Task::Probe { meter },
+            pace: Pace::default(),
+            ..now
+        }))
+    }
+
+    fn probe_read(&mut self, now: Following, meter: Option<u32>, seen: Box<Snapshot>) -> Turn {
+        let expect = &self.rules.expect;
+        let act = &now.act;
+        let changes = Changes::between(&act.before, &seen);
+        self.tell(
+            Kind::Probe,
+            format!("evidence: {}", changes.describe(&act.before, &seen)),
+        );
+        if changes.shows(expect) {
+            return self.conclude_following(now, seen);
+        }
+        match Acceptance::judge(act.before.counter, act.counter, meter) {
+            Acceptance::NotAccepted => {
+                let why = format!(
+                    "not accepted: the meter's counter {} is below the command's, and nothing restarted",
+                    meter.unwrap_or(0)
+                );
+                self.report(why.clone(), act.counter);
+                self.tell(Kind::Probe, why.clone());
+                self.run.earlier = Some(now.act);
+                self.again(&why, None)
+            }
+            Acceptance::Accepted if !expect.leaves_traces() => self.conclude_following(now, seen),
+            Acceptance::Accepted | Acceptance::Unproven if self.in_outage(&now.act) => {
+                self.look_again(now, "no sign of a restart yet")
+            }
+            Acceptance::Accepted => self.finish(
+                Verdict::NotAccepted,
+                "the command passed the meter's security, yet nothing restarted; nothing was sent again",
+            ),
+            Acceptance::Unproven => self.finish(
+                Verdict::NotAccepted,
+                "no sign that the meter executed the command, and no counter that proves it did not; nothing was sent again",
+            ),
+        }
+    }
+
+    fn rejoined(&mut self, mut now: Following, same_session: bool) -> Turn {
+        now.act.same_session = same_session;
+        if !now.back {
+            now.back = true;
+            let tenths = self.now().since(now.act.sent_at) / 100;
+            self.tell(
+                Kind::Rejoin,
+                format!("rejoined after {}.{} s", tenths / 10, tenths % 10),
+            );
+        }
+        Turn::Go(State::Following(Following {
+            task: Task::Read,
+            pace: Pace::default(),
+            ..now
+        }))
+    }
+
+    fn conclude_following(&mut self, now: Following, seen: Box<Snapshot>) -> Turn {
+        match self.compare(&now.act, &seen) {
+            Finding::NotYet(why) if self.now() < now.deadline => self.look_again(now, &why),
+            Finding::NotYet(why) => self.finish(
+                Verdict::Unreachable,
+                format!("it came back, but could not be checked: {why}"),
+            ),
+            Finding::Verdict(verdict, detail) => {
+                self.mark(Mark::Snapshot(Moment::After, seen));
+                self.finish(verdict, detail)
+            }
+        }
+    }
+
+    /// For an earlier command that turned out to have been executed.
+    pub(crate) fn conclude(&mut self, act: Act, seen: Box<Snapshot>) -> Turn {
+        let deadline = self.now().plus(self.rules.limits.outage_ms);
+        let now = Following {
+            act: Box::new(act),
+            task: Task::Read,
+            pace: Pace::default(),
+            deadline,
+            back: true,
+        };
+        self.conclude_following(now, seen)
+    }
+
+    fn look_again(&mut self, now: Following, why: &str) -> Turn {
+        self.tell(Kind::Note, format!("{why}; looking again"));
+        let until = self.next_poll();
+        Turn::Go(State::Following(Following {
+            task: now.task.retried(),
+            pace: Pace::rest(until),
+            ..now
+        }))
+    }
+
+    fn no_answer(&mut self, now: Following, party: Party, cause: &str) -> Turn {
+        let over = match party {
+            Party::Meter => self.now() >= now.deadline,
+            Party::Service => self.now() >= self.rules.limits.deadline,
+        };
+        if over {
+            return self.finish(
+                Verdict::Unreachable,
+                format!(
+                    "not back {} s after the command ({cause}): check for a last-gasp event, then send somebody to check fuse and antenna",
+                    self.now().since(now.act.sent_at) / 1000
+                ),
+            );
+        }
+        let pace = now.pace.failed(party);
+        let until = match party {
+            Party::Meter => self.next_poll(),
+            Party::Service => self.backoff(pace.failures),
+        };
+        Turn::Go(State::Following(Following {
+            task: now.task.retried(),
+            pace: pace.until(until),
+            ..now
+        }))
+    }
+
+    fn tell_failure(&mut self, now: &mut Following, party: Party, cause: &str) {
+        match party {
+            Party::Meter => {
+                if !now.act.silent {
+                    self.tell(
+                        Kind::Silence,
+                        format!("silence: meter is booting ({cause})"),
+                    );
+                }
+                now.act.silent = true;
+                now.back = false;
+            }
+            Party::Service => self.tell(Kind::Note, format!("{cause}; again soon")),
+        }
+    }
+
+    fn in_outage(&self, act: &Act) -> bool {
+        self.now() < act.sent_at.plus(self.rules.limits.outage_ms)
+    }
+
+    /// Compares the meter with what it was, the worst first.
+    fn compare(&mut self, act: &Act, seen: &Snapshot) -> Finding {
+        let before = &act.before;
+        if let Some(what) = unread(before, seen) {
+            return Finding::NotYet(format!("{what} cannot be read"));
+        }
+        if before.identity != seen.identity {
+            return Finding::Verdict(
+                Verdict::Unreachable,
+                "another device answers at the meter's address: check the wiring of the address"
+                    .to_string(),
+            );
+        }
+        if let Some(changed) = relay_changed(before, seen) {
+            return Finding::Verdict(Verdict::SupplyChanged, changed);
+        }
+        let changes = Changes::between(before, seen);
+        let expect = &self.rules.expect;
+        let missing = changes.missing(expect, act.same_session);
+        if expect.leaves_traces() && !missing.is_empty() && self.in_outage(act) {
+            return Finding::NotYet("not everything shows the restart yet".to_string());
+        }
+        let session_lives = act.same_session || !expect.session_ends;
+        if expect.leaves_traces() && !changes.shows(expect) && session_lives {
+            return Finding::Verdict(
+                Verdict::NotAccepted,
+                "the meter said yes, yet nothing restarted; nothing was sent again".to_string(),
+            );
+        }
+        let dangers = dangers(before, seen, &changes, &self.rules.tripwires);
+        if !dangers.is_empty() {
+            return Finding::Verdict(Verdict::DataRisk, dangers.join("; "));
+        }
+        if let Some(changed) = firmware_changed(before, seen) {
+            return Finding::Verdict(Verdict::Partial, changed);
+        }
+        if !missing.is_empty() {
+            return Finding::Verdict(Verdict::Partial, missing.join("; "));
+        }
+        self.tell_all(act, seen, &changes);
+        let verdict = if act.lost {
+            Verdict::ZombieResolved
+        } else {
+            Verdict::Succeeded
+        };
+        Finding::Verdict(verdict, summary(act, seen, self.rules.tier.name()))
+    }
+
+    fn tell_all(&mut self, act: &Act, seen: &Snapshot, changes: &Changes) {
+        if let Some(relay) = seen.relay {
+            self.tell(Kind::Validation, format!("relay unchanged: {relay}"));
+        }
+        self.tell(
+            Kind::Validation,
+            format!("restart: {}", changes.describe(&act.before, seen)),
+        );
+        if let Some((before, after)) = act.before.load_profile.zip(seen.load_profile) {
+            self.tell(
+                Kind::Validation,
+                format!(
+                    "load profile intact: {} -> {} entries",
+                    before.entries, after.entries
+                ),
+            );
+        }
+        self.tell(
+            Kind::Validation,
+            "firmware of both boards unchanged, clock valid",
+        );
+    }
+}
+
+fn summary(act: &Act, seen: &Snapshot, tier: &str) -> String {
+    let how = if act.lost {
+        "the answer was lost, the evidence shows exactly one executed"
+    } else {
+        "one executed"
+    };
+    let relay = seen
+        .relay
+        .map_or_else(String::new, |relay| format!("; relay unchanged, {relay}"));
+    format!("{how} {tier} reset{relay}; data intact")
+}
+
+fn counter_text(counter: u32) -> String {
+    match counter {
+        0 => "one that is not known".to_string(),
+        value => format!("{value}"),
+    }
+}
+
+/// A fact that was there before and is not readable now. The meter may still be starting.
+fn unread(before: &Snapshot, seen: &Snapshot) -> Option<&'static str> {
+    let facts = [
+        (
+            "the logical device name",
+            before.identity.is_some(),
+            seen.identity.is_some(),
+        ),
+        ("the relay", before.relay.is_some(), seen.relay.is_some()),
+        ("the clock", before.clock.is_some(), seen.clock.is_some()),
+        (
+            "the firmware of the metrology board",
+            before.firmware.metrology.is_some(),
+            seen.firmware.metrology.is_some(),
+        ),
+        (
+            "the firmware of the communication module",
+            before.firmware.module.is_some(),
+            seen.firmware.module.is_some(),
+        ),
+        (
+            "the load profile",
+            before.load_profile.is_some(),
+            seen.load_profile.is_some(),
+        ),
+    ];
+    facts
+        .into_iter()
+        .find(|(_, was, is)| *was && !*is)
+        .map(|(what, _, _)| what)
+}
+
+fn relay_changed(before: &Snapshot, seen: &Snapshot) -> Option<String> {
+    let (was, is) = before.relay.zip(seen.relay)?;
+    (was != is).then(|| format!("the relay was {was}, it is {is}: stop, and send somebody to look"))
+}
+
+fn firmware_changed(before: &Snapshot, seen: &Snapshot) -> Option<String> {
+    let name = |v: &Option<String>| v.clone().unwrap_or_default();
+    let (was, is) = (&before.firmware, &seen.firmware);
+    if was.metrology != is.metrology {
+        return Some(format!(
+            "metrology board: firmware {} became {}",
+            name(&was.metrology),
+            name(&is.metrology)
+        ));
+    }
+    (was.module != is.module).then(|| {
+        format!(
+            "communication module: firmware {} became {}",
+            name(&was.module),
+            name(&is.module)
+        )
+    })
+}
+
+/// Everything that says that measured data may be lost.
+fn dangers(
+    before: &Snapshot,
+    seen: &Snapshot,
+    changes: &Changes,
+    tripwires: &[u16],
+) -> Vec<String> {
+    let mut dangers = Vec::new();
+    if let Some((was, is)) = before.load_profile.zip(seen.load_profile) {
+        if is.entries < was.entries {
+            dangers.push(format!(
+                "the load profile lost entries: {} -> {}",
+                was.entries, is.entries
+            ));
+        } else if is.newest < was.newest {
+            dangers.push("the newest load-profile entry is older than before".to_string());
+        }
+    }
+    let destroyed = changes
+        .events
+        .iter()
+        .flatten()
+        .find(|code| tripwires.contains(code));
+    if let Some(code) = destroyed {
+        dangers.push(format!("event {code} says that data was cleared"));
+    }
+    if clock_lost(before, seen) {
+        dangers.push("the clock was lost: new entries would carry a wrong time".to_string());
+    }
+    dangers
+}
+
+/// Valid before, and now invalid, gone, or far from where it should be.
+fn clock_lost(before: &Snapshot, seen: &Snapshot) -> bool {
+    let Some(was) = before.clock.filter(|c| !c.invalid).and_then(|c| c.seconds) else {
+        return false;
+    };
+    let Some(is) = seen.clock.filter(|c| !c.invalid).and_then(|c| c.seconds) else {
+        return true;
+    };
+    let elapsed = seen.taken_at.since(before.taken_at);
+    let moved = is.saturating_sub(was).saturating_mul(1000);
+    is < was.saturating_sub(CLOCK_SLACK_MS / 1000) || moved.abs_diff(elapsed) > CLOCK_SLACK_MS
+}

@@ -1,0 +1,293 @@
+//! One scenario per fault: what the verdict is, and how often the meter was commanded.
+
+use crate::world::{Fault, Nature, World};
+use machine::{Limits, Millis, Outcome, Rules, Verdict};
+
+fn rules() -> Rules {
+    let rules = Rules::example();
+    let limits = Limits {
+        deadline: Millis(8_000_000),
+        ..rules.limits
+    };
+    Rules { limits, ..rules }
+}
+
+/// Effects before the act: survey, authorise, guards.
+fn at_act(fault: Fault) -> Vec<Fault> {
+    vec![Fault::None, Fault::None, Fault::None, fault]
+}
+
+fn play(nature: Nature, faults: Vec<Fault>) -> (World, Outcome) {
+    let mut world = World::new(nature);
+    let outcome = world.run(rules(), faults);
+    (world, outcome)
+}
+
+fn expect(nature: Nature, faults: Vec<Fault>, verdict: Verdict, acts: u32, executed: u32) -> World {
+    let (world, outcome) = play(nature, faults);
+    assert_eq!(
+        outcome.verdict,
+        Some(verdict),
+        "{outcome:?}\n{:#?}",
+        world.story
+    );
+    assert_eq!(
+        (world.acts, world.executed),
+        (acts, executed),
+        "{:#?}",
+        world.story
+    );
+    world
+}
+
+#[test]
+fn a_good_meter_is_reset_once() {
+    let world = expect(Nature::default(), vec![], Verdict::Succeeded, 1, 1);
+    let kinds: Vec<&str> = world.story.iter().map(|e| e.kind.name()).collect();
+    for kind in [
+        "PLANNED",
+        "PERMIT",
+        "GUARD",
+        "ACT",
+        "ANSWER",
+        "SILENCE",
+        "REJOIN",
+        "VALIDATION",
+        "VERDICT",
+        "RECORDED",
+    ] {
+        assert!(
+            kinds.contains(&kind),
+            "{kind} is missing in {:#?}",
+            world.story
+        );
+    }
+    assert_eq!(
+        world.records, 2,
+        "one outcome and one verdict are owed to the trail"
+    );
+}
+
+#[test]
+fn a_disconnected_meter_stays_disconnected() {
+    let mut world = World::new(Nature::default());
+    world.disconnect();
+    let outcome = world.run(rules(), []);
+    assert_eq!(outcome.verdict, Some(Verdict::Succeeded));
+    assert!(!world.relay().output);
+}
+
+#[test]
+fn a_lost_answer_and_a_lost_request_end_differently() {
+    for next_expected in [false, true] {
+        let nature = Nature {
+            next_expected,
+            ..Nature::default()
+        };
+        expect(
+            nature,
+            at_act(Fault::AnswerLost),
+            Verdict::ZombieResolved,
+            1,
+            1,
+        );
+    }
+    expect(
+        Nature::default(),
+        at_act(Fault::RequestLost),
+        Verdict::Succeeded,
+        2,
+        1,
+    );
+}
+
+#[test]
+fn a_lost_request_without_proof_is_not_sent_again() {
+    let blind = Nature {
+        no_counter: true,
+        ..Nature::default()
+    };
+    expect(
+        blind,
+        at_act(Fault::RequestLost),
+        Verdict::NotAccepted,
+        1,
+        0,
+    );
+    // Under this reading of the counter the proof does not hold: better no second command.
+    let ahead = Nature {
+        next_expected: true,
+        ..Nature::default()
+    };
+    expect(
+        ahead,
+        at_act(Fault::RequestLost),
+        Verdict::NotAccepted,
+        1,
+        0,
+    );
+}
+
+#[test]
+fn a_counter_that_rolls_back_is_no_proof() {
+    let lazy = Nature {
+        lazy_counter: true,
+        ..Nature::default()
+    };
+    expect(
+        lazy,
+        at_act(Fault::AnswerLost),
+        Verdict::ZombieResolved,
+        1,
+        1,
+    );
+}
+
+#[test]
+fn a_crash_before_the_command_left_sends_it_once() {
+    expect(
+        Nature::default(),
+        at_act(Fault::CrashBefore),
+        Verdict::Succeeded,
+        1,
+        1,
+    );
+}
+
+#[test]
+fn a_crash_after_the_command_left_does_not_send_it_again() {
+    expect(
+        Nature::default(),
+        at_act(Fault::CrashAfter),
+        Verdict::ZombieResolved,
+        1,
+        1,
+    );
+}
+
+#[test]
+fn a_service_that_is_down_only_costs_time() {
+    for position in 0..8 {
+        let mut faults = vec![Fault::None; position];
+        faults.extend([Fault::ServiceDown; 3]);
+        let (world, outcome) = play(Nature::default(), faults);
+        assert_eq!(
+            world.executed,
+            if position == 3 { 1 } else { world.executed }
+        );
+        assert!(
+            matches!(outcome.verdict, Some(Verdict::Succeeded)),
+            "{position}: {outcome:?} {:#?}",
+            world.story
+        );
+    }
+}
+
+#[test]
+fn temporary_failure_waits_a_quarter_of_an_hour() {
+    let (world, outcome) = play(Nature::default(), at_act(Fault::Busy));
+    assert_eq!(outcome.verdict, Some(Verdict::Succeeded));
+    assert_eq!((world.acts, world.executed), (2, 1));
+    assert!(world.now >= 1_900_000);
+    let busy = Nature {
+        result: 2,
+        ..Nature::default()
+    };
+    expect(busy, vec![], Verdict::NotAccepted, 3, 0);
+}
+
+#[test]
+fn permanent_results_are_not_tried_again() {
+    for (result, exit_code) in [(3, 1), (13, 1), (4, 4), (9, 4), (11, 4)] {
+        let nature = Nature {
+            result,
+            ..Nature::default()
+        };
+        let (world, outcome) = play(nature, vec![]);
+        assert_eq!(outcome.verdict, Some(Verdict::NotAccepted));
+        assert_eq!((outcome.exit_code(), world.acts), (exit_code, 1));
+    }
+}
+
+#[test]
+fn an_answer_that_says_nothing_is_looked_into() {
+    let odd = Nature {
+        result: 250,
+        ..Nature::default()
+    };
+    expect(odd, vec![], Verdict::NotAccepted, 1, 0);
+}
+
+#[test]
+fn harm_is_seen() {
+    let relay = Nature {
+        relay_moves: true,
+        ..Nature::default()
+    };
+    expect(relay, vec![], Verdict::SupplyChanged, 1, 1);
+    let data = Nature {
+        loses_data: true,
+        ..Nature::default()
+    };
+    expect(data, vec![], Verdict::DataRisk, 1, 1);
+    let partial = Nature {
+        module_only: true,
+        ..Nature::default()
+    };
+    let (_, outcome) = play(partial, vec![]);
+    assert_eq!(outcome.verdict, Some(Verdict::Partial));
+    assert!(outcome.detail.contains("metrology board"), "{outcome:?}");
+    let partial = Nature {
+        metrology_only: true,
+        ..Nature::default()
+    };
+    let (_, outcome) = play(partial, vec![]);
+    assert_eq!(outcome.verdict, Some(Verdict::Partial));
+    assert!(
+        outcome.detail.contains("communication module"),
+        "{outcome:?}"
+    );
+    let ignores = Nature {
+        ignores: true,
+        ..Nature::default()
+    };
+    expect(ignores, vec![], Verdict::NotAccepted, 1, 0);
+}
+
+#[test]
+fn a_silent_meter_is_given_up() {
+    let (world, outcome) = play(Nature::default(), vec![Fault::RequestLost; 5]);
+    assert_eq!(
+        (outcome.verdict, outcome.exit_code()),
+        (Some(Verdict::Unreachable), 2)
+    );
+    assert_eq!(world.acts, 0);
+    let mut gone = vec![Fault::None; 4];
+    gone.extend([Fault::RequestLost; 400]);
+    let (world, outcome) = play(Nature::default(), gone);
+    assert_eq!(
+        (outcome.verdict, world.acts),
+        (Some(Verdict::Unreachable), 1)
+    );
+    assert!(outcome.detail.contains("last-gasp"), "{outcome:?}");
+}
+
+#[test]
+fn cancel_works_until_the_pivot_and_not_after() {
+    for position in 0..3 {
+        let mut faults = vec![Fault::None; position];
+        faults.push(Fault::Cancel);
+        let (world, outcome) = play(Nature::default(), faults);
+        assert_eq!(
+            (outcome.verdict, outcome.exit_code(), world.acts),
+            (None, 7, 0)
+        );
+    }
+    expect(
+        Nature::default(),
+        at_act(Fault::Cancel),
+        Verdict::Succeeded,
+        1,
+        1,
+    );
+}
