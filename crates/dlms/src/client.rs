@@ -1,16 +1,24 @@
 //! The client role: an association with a meter, as a value.
 
+mod exchange;
+mod open;
+mod state;
+
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::fmt;
+use core::{fmt, mem};
 
-use crate::cause::Cause;
-use crate::cipher::{CipherFailure, CipherJob, CipherOutput, JobId};
+use crate::acse::Rlrq;
+use crate::cause::{Awaiting, Cause};
+use crate::cipher::{CipherFailure, CipherJob, CipherOp, CipherOutput, JobId};
 use crate::conformance::Conformance;
 use crate::error::Error;
 use crate::mechanism::Mechanism;
-use crate::security::{Protection, SystemTitle};
+use crate::security::{Ciphered, Protection, SecurityControl, SystemTitle};
 use crate::service::{Command, Response};
+use crate::wrapper::{Frame, Reassembler};
+pub use exchange::MAX_ANSWER;
+use state::{Exchange, Kind, Purpose, State};
 
 /// What an association is to be like.
 #[derive(Clone, PartialEq, Eq)]
@@ -99,11 +107,22 @@ pub enum Event {
     Failed(Cause),
 }
 
-/// An association of the client role.
-#[derive(Debug)]
+/// An association of the client role: see the crate's documentation for its states.
 pub struct Client {
     config: ClientConfig,
+    state: State,
+    received: Reassembler,
     effects: VecDeque<Effect>,
+    next_job: JobId,
+    /// The transport is closed; what was received before may still be deciphered.
+    closed: bool,
+}
+
+/// States hold tokens and values in clear: only the name is shown.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.state.name())
+    }
 }
 
 impl Client {
@@ -112,13 +131,21 @@ impl Client {
     pub fn new(config: ClientConfig) -> Self {
         Self {
             config,
+            state: State::Idle,
+            received: Reassembler::default(),
             effects: VecDeque::new(),
+            next_job: JobId::FIRST,
+            closed: false,
         }
     }
 
     /// Opens it: the transport is connected. Ends in [`Event::Opened`] or [`Event::Failed`].
+    ///
+    /// An association can be opened once; another call does nothing.
     pub fn open(&mut self, now_ms: u64) {
-        let _ = (now_ms, &self.config);
+        if matches!(self.state, State::Idle) {
+            self.state = self.start(now_ms);
+        }
     }
 
     /// Sends a command. Ends in [`Event::Answered`], [`Event::NotSent`] or [`Event::Failed`].
@@ -127,18 +154,58 @@ impl Client {
     /// [`Error::State`] unless the association is open and idle; [`Error::TooLong`] if the meter does not receive as
     /// much. Nothing was sent, nothing has changed.
     pub fn request(&mut self, now_ms: u64, command: Command) -> Result<(), Error> {
-        let _ = (now_ms, command);
+        let State::Ready { mut session } = self.state else {
+            return Err(Error::State {
+                expected: "open and idle",
+                found: self.state.name(),
+            });
+        };
+        let invoke = session.invoke;
+        let kind = Kind::of(&command);
+        let apdu = command.with(invoke).encode();
+        self.check_length(&session, apdu.len())?;
+        session.invoke = invoke.next();
+        let purpose = Purpose::Command { kind, blocks: None };
+        self.state = self.send(
+            now_ms,
+            Exchange {
+                session,
+                invoke,
+                purpose,
+            },
+            apdu,
+        );
         Ok(())
     }
 
     /// Releases it. Ends in [`Event::Released`]: any answer, none, or a closed connection will do.
+    ///
+    /// One that is not open and idle is given up without a word to the meter.
     pub fn release(&mut self, now_ms: u64) {
-        let _ = now_ms;
+        self.state = match mem::replace(&mut self.state, State::Idle) {
+            State::Ready { .. } => self.start_release(now_ms),
+            State::Idle
+            | State::ProtectingInitiate { .. }
+            | State::AwaitingAare { .. }
+            | State::UnprotectingInitiate { .. }
+            | State::Answering { .. }
+            | State::Verifying { .. }
+            | State::Protecting { .. }
+            | State::Awaiting { .. }
+            | State::Unprotecting { .. } => self.released(),
+            over @ (State::ProtectingRelease { .. }
+            | State::AwaitingRelease { .. }
+            | State::Released
+            | State::Failed(_)) => over,
+        };
     }
 
     /// Takes octets from the transport, split and merged as they come.
     pub fn handle_bytes(&mut self, now_ms: u64, octets: &[u8]) {
-        let _ = (now_ms, octets);
+        if !self.state.is_over() {
+            self.received.push(octets);
+            self.pump(now_ms);
+        }
     }
 
     /// Takes the result of a cipher job. A result nobody waits for is ignored.
@@ -148,16 +215,45 @@ impl Client {
         id: JobId,
         result: Result<CipherOutput, CipherFailure>,
     ) {
-        let _ = (now_ms, id, result);
+        if self.state.job() == Some(id) {
+            let state = mem::replace(&mut self.state, State::Idle);
+            self.state = self.on_cipher(now_ms, state, result);
+            self.pump(now_ms);
+        }
     }
 
     /// The time asked for has come.
     pub fn handle_timeout(&mut self, now_ms: u64) {
-        let _ = now_ms;
+        let awaiting = self.state.awaiting();
+        self.state = match mem::replace(&mut self.state, State::Idle) {
+            State::AwaitingAare { deadline } | State::Awaiting { deadline, .. }
+                if now_ms >= deadline =>
+            {
+                self.fail(Cause::TimedOut { awaiting })
+            }
+            State::AwaitingRelease { deadline } if now_ms >= deadline => self.released(),
+            state @ (State::Idle
+            | State::ProtectingInitiate { .. }
+            | State::AwaitingAare { .. }
+            | State::UnprotectingInitiate { .. }
+            | State::Answering { .. }
+            | State::Verifying { .. }
+            | State::Protecting { .. }
+            | State::Awaiting { .. }
+            | State::Unprotecting { .. }
+            | State::Ready { .. }
+            | State::ProtectingRelease { .. }
+            | State::AwaitingRelease { .. }
+            | State::Released
+            | State::Failed(_)) => state,
+        };
     }
 
-    /// The transport is closed by the other side, or broken.
-    pub fn closed(&mut self) {}
+    /// The transport is closed by the other side, or broken. An answer that is being deciphered still counts.
+    pub fn closed(&mut self) {
+        self.closed = true;
+        self.settle_closed();
+    }
 
     /// How long to wait for the answers of the commands that follow, in milliseconds.
     pub const fn set_answer_timeout_ms(&mut self, timeout_ms: u64) {
@@ -172,6 +268,202 @@ impl Client {
     /// Whether a command can be sent now.
     #[must_use]
     pub const fn is_ready(&self) -> bool {
-        false
+        matches!(self.state, State::Ready { .. })
+    }
+
+    /// Why it failed, if it did.
+    #[must_use]
+    pub const fn cause(&self) -> Option<&Cause> {
+        if let State::Failed(cause) = &self.state {
+            Some(cause)
+        } else {
+            None
+        }
+    }
+
+    /// Takes the frames that have come, one by one, as far as the state allows.
+    fn pump(&mut self, now_ms: u64) {
+        // While an answer is being deciphered the next frame waits: it is the answer if this one proves to be a replay.
+        while !self.state.is_over() && !self.state.is_unprotecting() {
+            match self.received.next() {
+                Ok(Some(frame)) => self.on_frame(now_ms, frame),
+                Ok(None) => break,
+                Err(error) => self.state = self.fail(Cause::Malformed(error)),
+            }
+        }
+        self.settle_closed();
+    }
+
+    /// A frame between other ports is not ours. One that comes when none is due is late or a duplicate: dropped.
+    fn on_frame(&mut self, now_ms: u64, frame: Frame) {
+        if (frame.source, frame.destination) != (self.config.server_sap, self.config.client_sap) {
+            return;
+        }
+        self.state = match mem::replace(&mut self.state, State::Idle) {
+            State::AwaitingAare { .. } => self.on_aare(&frame.apdu),
+            State::Awaiting { deadline, exchange } => {
+                self.on_apdu(now_ms, deadline, exchange, frame.apdu)
+            }
+            State::AwaitingRelease { .. } => self.released(),
+            state @ (State::Idle
+            | State::ProtectingInitiate { .. }
+            | State::UnprotectingInitiate { .. }
+            | State::Answering { .. }
+            | State::Verifying { .. }
+            | State::Protecting { .. }
+            | State::Unprotecting { .. }
+            | State::Ready { .. }
+            | State::ProtectingRelease { .. }
+            | State::Released
+            | State::Failed(_)) => state,
+        };
+    }
+
+    fn on_cipher(
+        &mut self,
+        now_ms: u64,
+        state: State,
+        result: Result<CipherOutput, CipherFailure>,
+    ) -> State {
+        match state {
+            State::ProtectingInitiate { .. } => self.on_initiate_protected(now_ms, result),
+            State::UnprotectingInitiate { tag, grant, .. } => self.on_initiate(tag, grant, result),
+            State::Answering { session, .. } => self.on_token(now_ms, session, result),
+            State::Verifying { session, .. } => self.on_verified(session, result),
+            State::Protecting { exchange, tag, .. } => {
+                self.on_protected(now_ms, tag, exchange, result)
+            }
+            State::Unprotecting {
+                deadline,
+                tag,
+                exchange,
+                ..
+            } => self.on_unprotected(now_ms, deadline, tag, exchange, result),
+            State::ProtectingRelease { .. } => self.on_release_protected(now_ms, result),
+            state @ (State::Idle
+            | State::AwaitingAare { .. }
+            | State::Awaiting { .. }
+            | State::Ready { .. }
+            | State::AwaitingRelease { .. }
+            | State::Released
+            | State::Failed(_)) => state,
+        }
+    }
+
+    /// Ends a closed association as soon as nothing that was received is left to decipher.
+    fn settle_closed(&mut self) {
+        if !self.closed || self.state.is_over() || self.state.is_unprotecting() {
+            return;
+        }
+        let awaiting = self.state.awaiting();
+        let ciphered = self.config.protection.is_ciphered();
+        self.state = if self.state.is_releasing() {
+            self.released()
+        } else {
+            self.fail(Cause::Closed { awaiting, ciphered })
+        };
+    }
+
+    fn start_release(&mut self, now_ms: u64) -> State {
+        if self.config.protection.is_ciphered() {
+            // Meters refuse a plain RLRQ in a ciphered association.
+            let job = self.protect(self.initiate_request());
+            State::ProtectingRelease { job }
+        } else {
+            self.transmit_release(now_ms, None)
+        }
+    }
+
+    fn on_release_protected(
+        &mut self,
+        now_ms: u64,
+        result: Result<CipherOutput, CipherFailure>,
+    ) -> State {
+        match self.protected(Awaiting::Nothing, 0x01, result) {
+            Ok(apdu) => self.transmit_release(now_ms, Some(apdu)),
+            // Without keys nothing can be said to the meter any more: it sees the connection close.
+            Err(_) => self.released(),
+        }
+    }
+
+    fn transmit_release(&mut self, now_ms: u64, user_information: Option<Vec<u8>>) -> State {
+        let rlrq = Rlrq {
+            reason: Some(0),
+            user_information,
+        };
+        match self.transmit(rlrq.encode()) {
+            Ok(()) => State::AwaitingRelease {
+                deadline: self.arm(now_ms),
+            },
+            Err(_) => self.released(),
+        }
+    }
+
+    fn released(&mut self) -> State {
+        self.effects.push_back(Effect::Event(Event::Released));
+        State::Released
+    }
+
+    fn fail(&mut self, cause: Cause) -> State {
+        self.effects
+            .push_back(Effect::Event(Event::Failed(cause.clone())));
+        State::Failed(cause)
+    }
+
+    fn job(&mut self, op: CipherOp) -> JobId {
+        let id = self.next_job;
+        self.next_job = id.next();
+        self.effects.push_back(Effect::Cipher(CipherJob { id, op }));
+        id
+    }
+
+    fn protect(&mut self, apdu: Vec<u8>) -> JobId {
+        let protection = self.config.protection;
+        self.job(CipherOp::Protect { apdu, protection })
+    }
+
+    /// The APDU of a `Protect` job, if it is ciphered as asked: a clear one must not leave by mistake.
+    fn protected(
+        &self,
+        during: Awaiting,
+        plain_tag: u8,
+        result: Result<CipherOutput, CipherFailure>,
+    ) -> Result<Vec<u8>, Cause> {
+        let output = result.map_err(|failure| Cause::Cipher { during, failure })?;
+        let bad = Cause::BadCipherOutput {
+            expected: "the APDU ciphered as asked",
+        };
+        let CipherOutput::Apdu(apdu, _) = output else {
+            return Err(bad);
+        };
+        let due = self.config.protection.tag(plain_tag);
+        let ours = |title| self.config.client_title == Some(title);
+        match Ciphered::decode(&apdu) {
+            Ok(ciphered)
+                if Some(ciphered.tag) == due
+                    && ciphered.control == SecurityControl::AUTH_ENC
+                    && ciphered.title.is_none_or(ours) =>
+            {
+                Ok(apdu)
+            }
+            Ok(_) | Err(_) => Err(bad),
+        }
+    }
+
+    fn transmit(&mut self, apdu: Vec<u8>) -> Result<(), Cause> {
+        let frame = Frame {
+            source: self.config.client_sap,
+            destination: self.config.server_sap,
+            apdu,
+        };
+        let octets = frame.encode()?;
+        self.effects.push_back(Effect::Transmit(octets));
+        Ok(())
+    }
+
+    fn arm(&mut self, now_ms: u64) -> u64 {
+        let deadline = now_ms.saturating_add(self.config.answer_timeout_ms);
+        self.effects.push_back(Effect::Timer(deadline));
+        deadline
     }
 }

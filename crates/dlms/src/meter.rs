@@ -1,15 +1,21 @@
 //! The meter role: the responder of an association, as a value.
 
+mod open;
+mod serve;
+mod state;
+
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::fmt;
+use core::{fmt, mem};
 
-use crate::cipher::{CipherFailure, CipherJob, CipherOutput, JobId};
+use crate::cipher::{CipherFailure, CipherJob, CipherOp, CipherOutput, JobId};
 use crate::conformance::Conformance;
 use crate::error::Error;
 use crate::mechanism::Mechanism;
-use crate::security::SystemTitle;
-use crate::service::{Request, Response};
+use crate::security::{Protection, SystemTitle};
+use crate::service::{Exception, Request, Response};
+use crate::wrapper::{Frame, Reassembler};
+use state::State;
 
 /// What a meter is like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,14 +94,14 @@ pub enum Event {
         /// How it authenticated.
         mechanism: Mechanism,
     },
-    /// An association was refused, or dropped at pass 3.
+    /// An association was refused, or dropped: at pass 3, or because an answer could not be ciphered.
     Refused {
         /// The client's wrapper port.
         client_sap: u16,
         /// Why.
         why: &'static str,
     },
-    /// A ciphered APDU was not taken.
+    /// A ciphered APDU was not taken; the client was told by an exception.
     NotDeciphered(CipherFailure),
     /// The association was released by its client.
     Released,
@@ -103,12 +109,21 @@ pub enum Event {
     Failed(Error),
 }
 
-/// The responder of one connection.
-#[derive(Debug)]
+/// The responder of one connection: at most one association at a time.
 pub struct Meter {
     config: MeterConfig,
     challenge: Vec<u8>,
+    state: State,
+    received: Reassembler,
     effects: VecDeque<Effect>,
+    next_job: JobId,
+}
+
+/// States hold challenges and values in clear: only the name is shown.
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Meter({})", self.state.name())
+    }
 }
 
 impl Meter {
@@ -118,37 +133,197 @@ impl Meter {
         Self {
             config,
             challenge,
+            state: State::Idle,
+            received: Reassembler::default(),
             effects: VecDeque::new(),
+            next_job: JobId::FIRST,
         }
     }
 
     /// Gives it the challenge StoC for the next association: 8..64 octets, random, never used before (16 keeps an AARE
-    /// below 128 octets, which some clients need). It is used once; call this before octets are handed in.
+    /// below 128 octets, which some clients need). It is used once: call this after every event.
     pub fn refill(&mut self, challenge: Vec<u8>) {
         self.challenge = challenge;
     }
 
     /// Takes octets from the transport, split and merged as they come.
     pub fn handle_bytes(&mut self, octets: &[u8]) {
-        let _ = (octets, &self.config, &self.challenge);
+        if !matches!(self.state, State::Failed) {
+            self.received.push(octets);
+            self.pump();
+        }
     }
 
     /// Takes the result of a cipher job. A result nobody waits for is ignored.
     pub fn handle_cipher(&mut self, id: JobId, result: Result<CipherOutput, CipherFailure>) {
-        let _ = (id, result);
+        if self.state.job() == Some(id) {
+            let state = mem::replace(&mut self.state, State::Idle);
+            self.state = self.on_cipher(state, result);
+            self.pump();
+        }
     }
 
     /// Answers what was asked last. The invoke id is set here; a long GET answer is sent in blocks.
     ///
     /// # Errors
-    /// [`Error::State`] if nothing is asked.
+    /// [`Error::State`] if nothing is asked, or another service is.
     pub fn answer(&mut self, response: Response) -> Result<(), Error> {
-        let _ = response;
+        let State::Asked {
+            session,
+            protection,
+            invoke,
+            kind,
+        } = &self.state
+        else {
+            return Err(Error::State {
+                expected: "waiting for this answer",
+                found: self.state.name(),
+            });
+        };
+        if !kind.is_answered_by(&response) {
+            return Err(Error::State {
+                expected: "waiting for this answer",
+                found: "waiting for that of another service",
+            });
+        }
+        let (session, protection, invoke) = (*session, *protection, *invoke);
+        self.state = self.on_served(session, protection, invoke, response);
+        self.pump();
         Ok(())
     }
 
     /// The next thing to be done, until there is none.
     pub fn poll(&mut self) -> Option<Effect> {
         self.effects.pop_front()
+    }
+
+    /// Takes frames while nothing is under way: requests are served one by one.
+    fn pump(&mut self) {
+        while self.state.takes_frames() {
+            match self.received.next() {
+                Ok(Some(frame)) => self.on_frame(&frame),
+                Ok(None) => break,
+                Err(error) => {
+                    self.effects.push_back(Effect::Event(Event::Failed(error)));
+                    self.state = State::Failed;
+                }
+            }
+        }
+    }
+
+    fn on_frame(&mut self, frame: &Frame) {
+        if frame.destination != self.config.server_sap {
+            return;
+        }
+        let state = mem::replace(&mut self.state, State::Idle);
+        let sap = frame.source;
+        self.state = match (frame.apdu.first(), state) {
+            // A client that lost its association asks for a new one: the old one ends here.
+            (Some(0x60), _) => self.on_aarq(sap, &frame.apdu),
+            (Some(0x62), State::Associated { session, phase }) if session.client_sap == sap => {
+                self.on_rlrq(session, phase, &frame.apdu)
+            }
+            (_, State::Associated { session, phase }) if session.client_sap == sap => {
+                self.on_request(session, phase, &frame.apdu)
+            }
+            (_, state) => {
+                self.except(sap, Exception::NOT_POSSIBLE);
+                state
+            }
+        };
+    }
+
+    fn on_cipher(&mut self, state: State, result: Result<CipherOutput, CipherFailure>) -> State {
+        match state {
+            State::UnprotectingInitiate { tag, opening, .. } => {
+                self.on_initiate(tag, opening, result)
+            }
+            State::ProtectingInitiate {
+                opening, session, ..
+            } => self.on_initiate_protected(opening, session, result),
+            State::Unprotecting {
+                tag,
+                session,
+                phase,
+                ..
+            } => self.on_unprotected(tag, session, phase, result),
+            State::Verifying {
+                session,
+                protection,
+                invoke,
+                client_challenge,
+                ..
+            } => self.on_verified(session, protection, invoke, client_challenge, result),
+            State::Answering {
+                session,
+                protection,
+                invoke,
+                ..
+            } => self.on_token(session, protection, invoke, result),
+            State::Protecting { session, after, .. } => self.on_protected(session, after, result),
+            State::UnprotectingRelease {
+                tag,
+                session,
+                phase,
+                ..
+            } => self.on_release_unprotected(tag, session, phase, result),
+            State::ProtectingRelease { client_sap, .. } => {
+                self.on_release_protected(client_sap, result)
+            }
+            state @ (State::Idle
+            | State::Associated { .. }
+            | State::Asked { .. }
+            | State::Failed) => state,
+        }
+    }
+
+    /// Tells the client why a ciphered APDU was not taken, as the standard says: never ciphered.
+    fn not_deciphered(&mut self, client_sap: u16, failure: CipherFailure) {
+        self.effects
+            .push_back(Effect::Event(Event::NotDeciphered(failure)));
+        let exception = match failure {
+            CipherFailure::Replay { expected } => Exception::invocation_counter(expected),
+            CipherFailure::AuthFailed => Exception::DECIPHERING,
+            CipherFailure::Refused | CipherFailure::Unavailable => Exception::OTHER_REASON,
+        };
+        self.except(client_sap, exception);
+    }
+
+    /// The keys failed us: the executor knows why, the client sees silence.
+    fn not_ciphered(&mut self, client_sap: u16) -> State {
+        self.refused(client_sap, "an answer could not be ciphered")
+    }
+
+    fn refused(&mut self, client_sap: u16, why: &'static str) -> State {
+        self.effects
+            .push_back(Effect::Event(Event::Refused { client_sap, why }));
+        State::Idle
+    }
+
+    fn except(&mut self, client_sap: u16, exception: Exception) {
+        self.transmit(client_sap, Response::Exception(exception).encode());
+    }
+
+    fn job(&mut self, op: CipherOp) -> JobId {
+        let id = self.next_job;
+        self.next_job = id.next();
+        self.effects.push_back(Effect::Cipher(CipherJob { id, op }));
+        id
+    }
+
+    fn protect(&mut self, apdu: Vec<u8>, protection: Protection) -> JobId {
+        self.job(CipherOp::Protect { apdu, protection })
+    }
+
+    /// An answer never exceeds what the client receives; one that would not fit a frame is replaced by an exception.
+    fn transmit(&mut self, client_sap: u16, apdu: Vec<u8>) {
+        let frame = |apdu| Frame {
+            source: self.config.server_sap,
+            destination: client_sap,
+            apdu,
+        };
+        let too_long = || Response::Exception(Exception::TOO_LONG).encode();
+        let octets = frame(apdu).encode().or_else(|_| frame(too_long()).encode());
+        self.effects.extend(octets.ok().map(Effect::Transmit));
     }
 }

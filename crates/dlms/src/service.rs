@@ -461,6 +461,20 @@ impl Response {
         out
     }
 
+    /// The same response to the request with this id and priority.
+    #[must_use]
+    pub fn with(mut self, id: InvokeId) -> Self {
+        match &mut self {
+            Self::GetData { invoke, .. }
+            | Self::GetError { invoke, .. }
+            | Self::GetBlock { invoke, .. }
+            | Self::Set { invoke, .. }
+            | Self::Action { invoke, .. } => *invoke = id,
+            Self::Exception(_) => {}
+        }
+        self
+    }
+
     /// Id and priority of the request it answers; an exception has none.
     #[must_use]
     pub const fn invoke(&self) -> Option<InvokeId> {
@@ -492,6 +506,8 @@ impl Exception {
     pub const NOT_POSSIBLE: Self = Self::of(1);
     /// The service is not there.
     pub const NOT_SUPPORTED: Self = Self::of(2);
+    /// Some other reason.
+    pub const OTHER_REASON: Self = Self::of(3);
     /// The answer does not fit.
     pub const TOO_LONG: Self = Self::of(4);
     /// The APDU could not be deciphered.
