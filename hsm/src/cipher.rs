@@ -49,8 +49,7 @@ impl Token {
         let (held, aad, sealed) = (key.clone(), Zeroizing::new(aad.to_vec()), sealed.to_vec());
         self.on_owner(key, move |engine| {
             let object = engine.held(&held)?;
-            let opened = decrypt(engine.session(), object, Gcm::dlms(nonce, &aad), &sealed)?;
-            Ok(std::mem::take(&mut *Zeroizing::new(opened)))
+            decrypt(engine.session(), object, Gcm::dlms(nonce, &aad), &sealed)
         })
         .await
     }

@@ -78,15 +78,16 @@ impl Kind {
     /// The kind a label promises on a token of this role.
     pub(crate) fn of(role: Role, label: &str) -> Option<Self> {
         let stem = label.trim_end_matches(|c: char| c.is_ascii_digit());
+        let numbered = stem.len() < label.len() && stem.ends_with('-');
         match (role, stem) {
-            (Role::Custody, "kek-ek-") => Some(Self::KekEk),
-            (Role::Custody, "kek-ak-") => Some(Self::KekAk),
-            (Role::Custody, "transport-") => Some(Self::Transport),
-            (Role::Custody, "transcript") => Some(Self::P256),
-            (Role::Auditor, "log-" | "permit-" | "transcript") => Some(Self::Ed25519),
+            (Role::Custody, "transcript") if label == stem => Some(Self::P256),
+            (Role::Auditor, "transcript") if label == stem => Some(Self::Ed25519),
+            (Role::Custody, "kek-ek-") if numbered => Some(Self::KekEk),
+            (Role::Custody, "kek-ak-") if numbered => Some(Self::KekAk),
+            (Role::Custody, "transport-") if numbered => Some(Self::Transport),
+            (Role::Auditor, "log-" | "permit-") if numbered => Some(Self::Ed25519),
             _ => None,
         }
-        .filter(|_| label != stem || stem == "transcript")
     }
 
     /// As errors and transcripts call it.
@@ -139,7 +140,6 @@ impl Kind {
             Attribute::Modifiable(false),
             Attribute::Copyable(false),
             Attribute::Derive(false),
-            Attribute::AllowedMechanisms(vec![self.mechanism()]),
         ];
         if self.is_secret() {
             policy.extend([
@@ -163,6 +163,7 @@ impl Kind {
                 Attribute::Unwrap(false),
             ]);
         }
+        policy.push(Attribute::AllowedMechanisms(vec![self.mechanism()]));
         policy
     }
 
@@ -185,7 +186,6 @@ pub(crate) fn meter_key() -> Vec<Attribute> {
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
-        Attribute::Modifiable(false),
         Attribute::Copyable(false),
         Attribute::Encrypt(true),
         Attribute::Decrypt(true),
@@ -195,6 +195,8 @@ pub(crate) fn meter_key() -> Vec<Attribute> {
         Attribute::Wrap(false),
         Attribute::Unwrap(false),
         Attribute::Derive(false),
+        // last: SoftHSM sets one after the other, and after this one none
+        Attribute::Modifiable(false),
     ]
 }
 

@@ -23,6 +23,12 @@ mod sign;
 mod token;
 mod wrap;
 
+#[cfg(test)]
+extern crate self as hsm;
+#[cfg(test)]
+#[path = "../tests/softhsm/lab.rs"]
+mod lab;
+
 pub use error::Error;
 pub use key::KeyHandle;
 pub use token::{Role, Token, TokenConfig};

@@ -3,6 +3,7 @@
 //! A key belongs to the worker that unwrapped it, so no key is destroyed while another thread
 //! uses it, and the work on one key keeps its order.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -153,11 +154,10 @@ impl Worker {
     fn begin(&mut self) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
         let entered = shared.module.enter();
-        let mut engine = Engine::open(&self.shared, &entered)?;
+        let engine = self.engine.insert(Engine::open(&self.shared, &entered)?);
         if self.grave.worker == 0 {
-            probe::run(&mut engine)?;
+            probe::run(engine)?;
         }
-        self.engine = Some(engine);
         Ok(())
     }
 
@@ -252,11 +252,12 @@ impl Worker {
     fn end(mut self) {
         let shared = Arc::clone(&self.shared);
         let entered = shared.module.enter();
-        if let Some(engine) = self.engine.take()
-            && engine.epoch == entered.epoch()
-            && let Err(error) = engine.session.close()
+        if let Some(engine) = self
+            .engine
+            .take()
+            .filter(|engine| engine.epoch == entered.epoch())
         {
-            tracing::warn!(token = shared.label, %error, "session did not close");
+            engine.close();
         }
     }
 }
@@ -268,7 +269,7 @@ pub(crate) struct Engine {
     /// Names this opened session; unlike `epoch` no two sessions of the process share it.
     number: u64,
     epoch: u64,
-    keys: std::collections::BTreeMap<String, Found>,
+    keys: BTreeMap<String, Found>,
     /// The canary's key, held for quick checks.
     canary: Option<ObjectHandle>,
 }
@@ -278,17 +279,34 @@ impl Engine {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let slot = shared.log_in(entered)?;
         let session = entered.context().open_rw_session_no_drop(slot)?;
-        let keys = key::survey(&session, &shared.label, shared.role)?;
         let mut engine = Self {
             session,
             shared: Arc::clone(shared),
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             epoch: entered.epoch(),
-            keys,
+            keys: BTreeMap::new(),
             canary: None,
         };
-        engine.canary = probe::settle(&mut engine)?;
-        Ok(engine)
+        match engine.settle() {
+            Ok(()) => Ok(engine),
+            Err(error) => {
+                engine.close();
+                Err(error)
+            }
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        self.keys = key::survey(&self.session, &self.shared.label, self.shared.role)?;
+        self.canary = probe::settle(self)?;
+        Ok(())
+    }
+
+    /// Closes the session. Only in its epoch.
+    fn close(self) {
+        if let Err(error) = self.session.close() {
+            tracing::warn!(token = self.shared.label, %error, "session did not close");
+        }
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -424,3 +442,6 @@ fn gone(label: &str) -> Error {
 const QUEUE: usize = 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;

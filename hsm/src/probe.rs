@@ -10,8 +10,8 @@ use crate::cipher::{self, Gcm, NONCE};
 use crate::error::Error;
 use crate::key::{self, Kind};
 use crate::pool::Engine;
-use crate::sign;
 use crate::token::Role;
+use crate::{sign, wrap};
 
 /// A mechanism, its PKCS#11 name, and what it is for.
 type Need = (MechanismType, &'static str, &'static str);
@@ -354,30 +354,13 @@ fn locked_in(engine: &Engine) -> Result<(), Error> {
         ));
     }
     for open in [Attribute::Sensitive(false), Attribute::Extractable(true)] {
-        if let Ok(readable) = unwrap_as(engine, kek, wrapped, &open) {
+        if let Ok(readable) = wrap::unwrap_as(session, kek, wrapped, &open) {
             session.destroy_object(readable)?;
             let why = "it does not enforce the unwrap template of its key-encryption key";
             return Err(wrong(engine, "CKM_AES_KEY_WRAP", why));
         }
     }
     Ok(())
-}
-
-fn unwrap_as(
-    engine: &Engine,
-    kek: ObjectHandle,
-    wrapped: &[u8],
-    open: &Attribute,
-) -> Result<ObjectHandle, Error> {
-    let mut template = key::meter_key();
-    for attribute in &mut template {
-        if attribute.attribute_type() == open.attribute_type() {
-            *attribute = open.clone();
-        }
-    }
-    Ok(engine
-        .session()
-        .unwrap_key(&Mechanism::AesKeyWrap, kek, wrapped, &template)?)
 }
 
 fn equal(engine: &Engine, mechanism: &'static str, got: &[u8], want: &[u8]) -> Result<(), Error> {

@@ -342,7 +342,7 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     Ok(text)
 }
 
-fn is_pin_error(code: RvError) -> bool {
+pub(crate) fn is_pin_error(code: RvError) -> bool {
     matches!(
         code,
         RvError::PinIncorrect

@@ -3,6 +3,7 @@
 use cryptoki::context::Function;
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
+use cryptoki::session::Session;
 use zeroize::Zeroizing;
 
 use crate::cipher::{self, FULL_TAG, Gcm, NONCE};
@@ -115,22 +116,16 @@ impl Engine {
         kek: &str,
         wrapped: &[u8],
     ) -> Result<ObjectHandle, Error> {
-        let mut template = key::meter_key();
-        template.push(Attribute::AllowedMechanisms(vec![
+        let mut template = vec![Attribute::AllowedMechanisms(vec![
             MechanismType::AES_GCM,
             MechanismType::AES_CMAC,
-        ]));
+        ])];
+        template.extend(key::meter_key());
         self.unwrap(Kind::KekEk, kek, wrapped, &template)
     }
 
     pub(crate) fn generate_wrapped(&self, kek: &str) -> Result<Vec<u8>, Error> {
-        let kek = self.key(kek, Kind::KekEk)?;
-        let mut template = key::incoming_key();
-        template.extend([Attribute::Sensitive(true), Attribute::ValueLen(16.into())]);
-        let fresh = self
-            .session()
-            .generate_key(&Mechanism::AesKeyGen, &template)?;
-        self.wrap_and_destroy(kek, fresh)
+        generate(self.session(), self.key(kek, Kind::KekEk)?)
     }
 
     fn import_wrapped(
@@ -143,7 +138,7 @@ impl Engine {
         let mut template = key::incoming_key();
         template.push(Attribute::Sensitive(true));
         let incoming = self.unwrap(Kind::Transport, transport, wrapped, &template)?;
-        self.wrap_and_destroy(wrapping, incoming)
+        wrap_and_destroy(self.session(), wrapping, incoming)
     }
 
     fn reveal_incoming(
@@ -171,7 +166,7 @@ impl Engine {
         let mut template = key::incoming_key();
         template.push(Attribute::Sensitive(true));
         let incoming = key::create_with_value(self.session(), template, value)?;
-        self.wrap_and_destroy(kek, incoming)
+        wrap_and_destroy(self.session(), kek, incoming)
     }
 
     fn protect_ak(&self, kek_ak: &str, aad: &[u8], ak: &[u8]) -> Result<Vec<u8>, Error> {
@@ -233,12 +228,40 @@ impl Engine {
             other => other,
         }
     }
+}
 
-    fn wrap_and_destroy(&self, kek: ObjectHandle, key: ObjectHandle) -> Result<Vec<u8>, Error> {
-        let wrapped = self.session().wrap_key(&Mechanism::AesKeyWrap, kek, key);
-        self.session().destroy_object(key)?;
-        Ok(wrapped?)
+/// A new AES-128 key, wrapped.
+pub(crate) fn generate(session: &Session, kek: ObjectHandle) -> Result<Vec<u8>, Error> {
+    let mut template = key::incoming_key();
+    template.extend([Attribute::Sensitive(true), Attribute::ValueLen(16.into())]);
+    let fresh = session.generate_key(&Mechanism::AesKeyGen, &template)?;
+    wrap_and_destroy(session, kek, fresh)
+}
+
+/// Tries to unwrap a meter's key with one attribute other than it must be.
+pub(crate) fn unwrap_as(
+    session: &Session,
+    kek: ObjectHandle,
+    wrapped: &[u8],
+    open: &Attribute,
+) -> Result<ObjectHandle, cryptoki::error::Error> {
+    let mut template = key::meter_key();
+    for attribute in &mut template {
+        if attribute.attribute_type() == open.attribute_type() {
+            *attribute = open.clone();
+        }
     }
+    session.unwrap_key(&Mechanism::AesKeyWrap, kek, wrapped, &template)
+}
+
+fn wrap_and_destroy(
+    session: &Session,
+    kek: ObjectHandle,
+    key: ObjectHandle,
+) -> Result<Vec<u8>, Error> {
+    let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, kek, key);
+    session.destroy_object(key)?;
+    Ok(wrapped?)
 }
 
 fn wrapped_length(wrapped: &[u8]) -> Result<(), Error> {

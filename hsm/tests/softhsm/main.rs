@@ -1,0 +1,13 @@
+//! Against a real SoftHSM. It must be installed: nothing is skipped.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking; clippy.toml knows test functions, not their helpers"
+)]
+
+mod ceremony;
+mod cipher;
+mod failure;
+mod key;
+mod lab;
