@@ -327,6 +327,7 @@ impl Running {
                 mechanism,
             } => {
                 self.device.counters.open();
+                link.association.refill(challenge());
                 link.view = if client_sap == PUBLIC_SAP {
                     View::Public
                 } else {
