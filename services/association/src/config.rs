@@ -74,9 +74,18 @@ impl ServiceConfig for Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let rules = [
-            ((1..=120_000).contains(&self.answer_timeout_ms), "answer_timeout_ms must be 1..120000"),
-            ((1..=120_000).contains(&self.connect_timeout_ms), "connect_timeout_ms must be 1..120000"),
-            ((1..=3_600).contains(&self.lease_seconds), "lease_seconds must be 1..3600"),
+            (
+                (1..=120_000).contains(&self.answer_timeout_ms),
+                "answer_timeout_ms must be 1..120000",
+            ),
+            (
+                (1..=120_000).contains(&self.connect_timeout_ms),
+                "connect_timeout_ms must be 1..120000",
+            ),
+            (
+                (1..=3_600).contains(&self.lease_seconds),
+                "lease_seconds must be 1..3600",
+            ),
             (self.max_pdu >= 64, "max_pdu must be 64..65535"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {

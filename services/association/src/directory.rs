@@ -61,20 +61,31 @@ impl Meter {
             note("protection", Err("is required".to_owned()));
         }
         let name = &meter.invocation_counter_name;
-        let name = if name.is_empty() { Ok(String::new()) } else { parse_obis(name) };
-        note("invocation_counter_name", name.as_ref().map(drop).map_err(Clone::clone));
+        let name = if name.is_empty() {
+            Ok(String::new())
+        } else {
+            parse_obis(name)
+        };
+        note(
+            "invocation_counter_name",
+            name.as_ref().map(drop).map_err(Clone::clone),
+        );
         match (address, client_sap, server_sap, name) {
-            (Ok(address), Some(client_sap), Some(server_sap), Ok(invocation_counter_name)) if wrong.is_empty() => Ok(Self {
-                id: meter.meter_id.clone(),
-                address,
-                client_sap,
-                server_sap,
-                mechanism: meter.mechanism(),
-                protection: meter.protection(),
-                profile: meter.profile.clone(),
-                invocation_counter_name,
-                create_time,
-            }),
+            (Ok(address), Some(client_sap), Some(server_sap), Ok(invocation_counter_name))
+                if wrong.is_empty() =>
+            {
+                Ok(Self {
+                    id: meter.meter_id.clone(),
+                    address,
+                    client_sap,
+                    server_sap,
+                    mechanism: meter.mechanism(),
+                    protection: meter.protection(),
+                    profile: meter.profile.clone(),
+                    invocation_counter_name,
+                    create_time,
+                })
+            }
             _ => Err(Error::Invalid(wrong)),
         }
     }
@@ -98,7 +109,10 @@ impl Meter {
     /// Whether it is the same meter, whenever it was enrolled.
     #[must_use]
     pub fn same_facts(&self, other: &Self) -> bool {
-        Self { create_time: other.create_time, ..self.clone() } == *other
+        Self {
+            create_time: other.create_time,
+            ..self.clone()
+        } == *other
     }
 }
 
@@ -107,9 +121,9 @@ pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if text.is_empty() {
         return Err("is required".to_owned());
     }
-    let address: SocketAddr = text
-        .parse()
-        .map_err(|_| "must be an IP address and a port, such as 127.10.0.1:4059 or [fd20::1]:4059".to_owned())?;
+    let address: SocketAddr = text.parse().map_err(|_| {
+        "must be an IP address and a port, such as 127.10.0.1:4059 or [fd20::1]:4059".to_owned()
+    })?;
     let ip = address.ip().to_canonical();
     if ip.is_unspecified() || ip.is_multicast() || address.port() == 0 {
         return Err("must be the address of one host, with a port".to_owned());
@@ -120,7 +134,8 @@ pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
 /// A logical name in its canonical dotted form.
 pub(crate) fn parse_obis(text: &str) -> Result<String, String> {
     let obis: Result<Obis, _> = text.parse();
-    obis.map(|obis| obis.to_string()).map_err(|_| "must be six dotted numbers, such as 0.0.43.1.0.255".to_owned())
+    obis.map(|obis| obis.to_string())
+        .map_err(|_| "must be six dotted numbers, such as 0.0.43.1.0.255".to_owned())
 }
 
 /// 0 means 1.
@@ -155,7 +170,11 @@ pub(crate) mod tests {
         assert_eq!((meter.client_sap, meter.server_sap), (1, 1));
         assert_eq!(meter.address.to_string(), "127.10.0.1:4059");
         assert_eq!(meter.invocation_counter_name, "0.0.43.1.0.255");
-        assert_eq!(Meter::parse(&meter.render(), now).unwrap(), meter, "what is rendered can be read");
+        assert_eq!(
+            Meter::parse(&meter.render(), now).unwrap(),
+            meter,
+            "what is rendered can be read"
+        );
     }
 
     #[test]
@@ -168,17 +187,37 @@ pub(crate) mod tests {
             invocation_counter_name: "0.0.43".to_owned(),
             ..pb::Meter::default()
         };
-        let Err(Error::Invalid(wrong)) = Meter::parse(&bad, clock::from_micros(0)) else { panic!("accepted") };
-        let fields: Vec<_> = wrong.iter().map(|(field, _)| field.trim_start_matches("meter.")).collect();
+        let Err(Error::Invalid(wrong)) = Meter::parse(&bad, clock::from_micros(0)) else {
+            panic!("accepted")
+        };
+        let fields: Vec<_> = wrong
+            .iter()
+            .map(|(field, _)| field.trim_start_matches("meter."))
+            .collect();
         let all = [
-            "meter_id", "profile", "address", "client_sap", "server_sap", "mechanism", "protection", "invocation_counter_name",
+            "meter_id",
+            "profile",
+            "address",
+            "client_sap",
+            "server_sap",
+            "mechanism",
+            "protection",
+            "invocation_counter_name",
         ];
         assert_eq!(fields, all);
     }
 
     #[test]
     fn addresses_of_no_host_are_refused() {
-        for bad in ["0.0.0.0:4059", "127.0.0.1:0", "224.0.0.1:4059", "[::]:4059", "127.0.0.1", "", "[::ffff:0.0.0.0]:1"] {
+        for bad in [
+            "0.0.0.0:4059",
+            "127.0.0.1:0",
+            "224.0.0.1:4059",
+            "[::]:4059",
+            "127.0.0.1",
+            "",
+            "[::ffff:0.0.0.0]:1",
+        ] {
             assert!(parse_address(bad).is_err(), "{bad}");
         }
     }

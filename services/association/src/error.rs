@@ -62,9 +62,9 @@ pub enum Error {
     /// The gateway does not let us through.
     #[error("the gateway refused: {0}")]
     GatewayRefused(String),
-    /// The gateway has no place for another connection.
-    #[error("the gateway has no free connection")]
-    GatewayBusy,
+    /// The gateway reset the connection before a word was said: our address is not listed, or it is full.
+    #[error("the gateway reset the connection: {0}")]
+    GatewayReset(String),
     /// The meter did not accept a connection, or did not answer the AARQ.
     #[error("meter {meter_id} cannot be reached: {cause}")]
     MeterUnreachable {
@@ -90,12 +90,15 @@ pub enum Error {
     /// The meter offered less protection than was asked for.
     #[error("the meter's answer would weaken the association: {0}")]
     Downgrade(String),
+    /// The association cannot be opened as the directory says. Nothing was sent.
+    #[error("the association cannot be opened as enrolled: {0}")]
+    Unsupported(String),
     /// The meter's answer to the opening makes no sense.
     #[error("the meter broke the protocol: {0}")]
     Protocol(String),
     /// There is no such association, or it has ended.
-    #[error("association {0} is not open")]
-    AssociationGone(String),
+    #[error("the association is not open, or has ended; nothing was sent")]
+    AssociationGone,
     /// Another call of the same holder took the meter over.
     #[error("the association was taken over or the service is stopping; nothing was sent")]
     TakenOver,
@@ -114,7 +117,11 @@ pub enum Error {
 }
 
 fn violations(violations: &[(String, String)]) -> String {
-    violations.iter().map(|(field, why)| format!("{field} {why}")).collect::<Vec<_>>().join("; ")
+    violations
+        .iter()
+        .map(|(field, why)| format!("{field} {why}"))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 impl Error {
@@ -128,21 +135,26 @@ impl Fault for Error {
     fn code(&self) -> Code {
         match self {
             Self::Invalid(_) | Self::PermitMalformed => Code::InvalidArgument,
-            Self::MeterUnknown(_) | Self::AssociationGone(_) => Code::NotFound,
+            Self::MeterUnknown(_) | Self::AssociationGone => Code::NotFound,
             Self::MeterExists(_) | Self::AddressTaken { .. } => Code::AlreadyExists,
             Self::MeterBusy { .. } | Self::TakenOver => Code::Aborted,
             Self::PermitMeterMismatch { .. }
             | Self::PermitRequesterMismatch { .. }
             | Self::GatewayRefused(_) => Code::PermissionDenied,
             Self::GatewayUnreachable(_)
+            | Self::GatewayReset(_)
             | Self::MeterUnreachable { .. }
-            | Self::Rejected { permanent: false, .. } => Code::Unavailable,
-            Self::GatewayBusy => Code::ResourceExhausted,
+            | Self::Rejected {
+                permanent: false, ..
+            } => Code::Unavailable,
             Self::AddressAmbiguous(_)
-            | Self::Rejected { permanent: true, .. }
+            | Self::Rejected {
+                permanent: true, ..
+            }
             | Self::SecurityContext(_)
             | Self::MeterAuthentication(_)
             | Self::Downgrade(_)
+            | Self::Unsupported(_)
             | Self::Protocol(_) => Code::FailedPrecondition,
             Self::TooLate => Code::DeadlineExceeded,
             Self::Upstream(status) => status.code(),
@@ -162,16 +174,20 @@ impl Fault for Error {
             Self::PermitMeterMismatch { .. } => "PERMIT_METER_MISMATCH",
             Self::PermitRequesterMismatch { .. } => "PERMIT_REQUESTER_MISMATCH",
             Self::GatewayUnreachable(_) => "GATEWAY_UNREACHABLE",
-            Self::GatewayRefused(_) => "GATEWAY_REFUSED",
-            Self::GatewayBusy => "GATEWAY_BUSY",
+            Self::GatewayRefused(_) | Self::GatewayReset(_) => "GATEWAY_REFUSED",
             Self::MeterUnreachable { .. } => "METER_UNREACHABLE",
-            Self::Rejected { permanent: true, .. } => "ASSOCIATION_REJECTED_PERMANENT",
-            Self::Rejected { permanent: false, .. } => "ASSOCIATION_REJECTED_TRANSIENT",
+            Self::Rejected {
+                permanent: true, ..
+            } => "ASSOCIATION_REJECTED_PERMANENT",
+            Self::Rejected {
+                permanent: false, ..
+            } => "ASSOCIATION_REJECTED_TRANSIENT",
             Self::SecurityContext(_) => "SECURITY_CONTEXT",
             Self::MeterAuthentication(_) => "METER_AUTHENTICATION_FAILED",
             Self::Downgrade(_) => "DOWNGRADE_REFUSED",
+            Self::Unsupported(_) => "ASSOCIATION_UNSUPPORTED",
             Self::Protocol(_) => "METER_PROTOCOL_ERROR",
-            Self::AssociationGone(_) => "ASSOCIATION_GONE",
+            Self::AssociationGone => "ASSOCIATION_GONE",
             Self::TakenOver => "ASSOCIATION_TAKEN_OVER",
             Self::TooLate => "DEADLINE_TOO_SHORT",
             Self::Upstream(_) => "UPSTREAM",
@@ -186,15 +202,33 @@ impl Fault for Error {
             Self::MeterExists(_) => "delete the meter first, or enrol it under another id",
             Self::AddressAmbiguous(_) => "ask by meter id",
             Self::AddressTaken { .. } => "ask for that meter, or delete it first",
-            Self::PermitMalformed | Self::PermitMeterMismatch { .. } => "ask the auditor for a permit for this meter",
+            Self::PermitMalformed | Self::PermitMeterMismatch { .. } => {
+                "ask the auditor for a permit for this meter"
+            }
             Self::PermitRequesterMismatch { .. } => "present only permits that were given to you",
-            Self::GatewayUnreachable(_) => "check that the gateway runs, has an allowlist, and shows the name in [gateway] peer",
-            Self::GatewayRefused(_) => "add our address (source) or the meter's (meter) to the allowlist, with its port in relay.meter_ports",
+            Self::GatewayUnreachable(_) => {
+                "check that the gateway runs, has an allowlist, and shows the name in [gateway] peer"
+            }
+            Self::GatewayRefused(_) => {
+                "add our address (source) or the meter's (meter) to the allowlist, with its port in relay.meter_ports"
+            }
+            Self::GatewayReset(_) => {
+                "add our address to the allowlist (source), or raise the gateway's relay.limits"
+            }
             Self::MeterUnreachable { .. } => "check the meter's power and network, then try again",
-            Self::Rejected { permanent: true, .. } => "check mechanism, client SAP and keys of the meter",
-            Self::SecurityContext(_) => "check the meter's keys and system title; read its invocation counter with the public client",
-            Self::MeterAuthentication(_) => "do not trust this meter before its keys have been checked",
-            Self::AssociationGone(_) => "open it again",
+            Self::Rejected {
+                permanent: true, ..
+            } => "check mechanism, client SAP and keys of the meter",
+            Self::SecurityContext(_) => {
+                "check the meter's keys and system title; read its invocation counter with the public client"
+            }
+            Self::MeterAuthentication(_) => {
+                "do not trust this meter before its keys have been checked"
+            }
+            Self::Unsupported(_) => {
+                "correct mechanism and protection of the meter in the directory"
+            }
+            Self::AssociationGone => "open it again",
             Self::TooLate => "give the call a longer deadline",
             _ => return None,
         };
@@ -204,9 +238,11 @@ impl Fault for Error {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::MeterBusy { left, .. } => Some(*left),
-            Self::GatewayBusy => Some(Duration::from_secs(1)),
+            Self::GatewayReset(_) => Some(Duration::from_secs(1)),
             // temporary-failure and its like are given 15 minutes (dlms-facts 3.5).
-            Self::Rejected { permanent: false, .. } => Some(Duration::from_secs(15 * 60)),
+            Self::Rejected {
+                permanent: false, ..
+            } => Some(Duration::from_secs(15 * 60)),
             _ => None,
         }
     }

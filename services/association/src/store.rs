@@ -6,8 +6,11 @@ use sqlx::Row as _;
 
 use crate::{directory::Meter, error::Error};
 
-static MIGRATIONS: [sql::Migration; 1] =
-    [sql::Migration { version: 1, name: "meter directory", sql: include_str!("../migrations/0001_meter.sql") }];
+static MIGRATIONS: [sql::Migration; 1] = [sql::Migration {
+    version: 1,
+    name: "meter directory",
+    sql: include_str!("../migrations/0001_meter.sql"),
+}];
 
 /// The directory.
 #[derive(Debug, Clone)]
@@ -113,7 +116,10 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn delete(&self, meter_id: &str) -> Result<bool, Error> {
-        let done = sqlx::query("DELETE FROM meter WHERE meter_id = $1").bind(meter_id).execute(&self.0).await?;
+        let done = sqlx::query("DELETE FROM meter WHERE meter_id = $1")
+            .bind(meter_id)
+            .execute(&self.0)
+            .await?;
         Ok(done.rows_affected() > 0)
     }
 
@@ -131,8 +137,12 @@ fn meter_of(row: &sqlx::any::AnyRow) -> Result<Meter, Error> {
     let kind = |value: i64| i32::try_from(value).ok();
     Ok(Meter {
         address: address.parse().map_err(|_| unreadable("address"))?,
-        client_sap: number("client_sap")?.try_into().map_err(|_| unreadable("client_sap"))?,
-        server_sap: number("server_sap")?.try_into().map_err(|_| unreadable("server_sap"))?,
+        client_sap: number("client_sap")?
+            .try_into()
+            .map_err(|_| unreadable("client_sap"))?,
+        server_sap: number("server_sap")?
+            .try_into()
+            .map_err(|_| unreadable("server_sap"))?,
         mechanism: kind(number("mechanism")?)
             .and_then(|value| Mechanism::try_from(value).ok())
             .ok_or_else(|| unreadable("mechanism"))?,
@@ -153,11 +163,20 @@ mod tests {
 
     async fn store(dir: &tempfile::TempDir) -> Store {
         let url = format!("sqlite://{}", dir.path().join("association.db").display());
-        Store::open(&Database { url, max_connections: 8 }).await.unwrap()
+        Store::open(&Database {
+            url,
+            max_connections: 8,
+        })
+        .await
+        .unwrap()
     }
 
     fn meter(id: &str, address: &str) -> Meter {
-        Meter::parse(&sample(id, address), clock::from_micros(1_700_000_000_000_007)).unwrap()
+        Meter::parse(
+            &sample(id, address),
+            clock::from_micros(1_700_000_000_000_007),
+        )
+        .unwrap()
     }
 
     #[tokio::test]
@@ -167,11 +186,24 @@ mod tests {
         let one = meter("m-1", "127.10.0.1:4059");
         assert!(store.insert(&one).await.unwrap());
         assert!(!store.insert(&one).await.unwrap(), "the id is taken");
-        assert!(!store.insert(&meter("m-2", "127.10.0.1:4059")).await.unwrap(), "the address is taken");
+        assert!(
+            !store
+                .insert(&meter("m-2", "127.10.0.1:4059"))
+                .await
+                .unwrap(),
+            "the address is taken"
+        );
         assert_eq!(store.by_id("m-1").await.unwrap(), Some(one.clone()));
         assert_eq!(store.by_id("m-2").await.unwrap(), None);
         assert_eq!(store.by_address("127.10.0.1:4059").await.unwrap(), [one]);
-        assert_eq!(store.holder_of("127.10.0.1:4059", 1).await.unwrap().as_deref(), Some("m-1"));
+        assert_eq!(
+            store
+                .holder_of("127.10.0.1:4059", 1)
+                .await
+                .unwrap()
+                .as_deref(),
+            Some("m-1")
+        );
         assert_eq!(store.holder_of("127.10.0.1:4059", 2).await.unwrap(), None);
         assert!(store.delete("m-1").await.unwrap());
         assert!(!store.delete("m-1").await.unwrap());
@@ -182,11 +214,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store(&dir).await;
         for n in 0..5 {
-            assert!(store.insert(&meter(&format!("m-{n}"), &format!("127.10.0.{}:4059", n + 1))).await.unwrap());
+            assert!(
+                store
+                    .insert(&meter(
+                        &format!("m-{n}"),
+                        &format!("127.10.0.{}:4059", n + 1)
+                    ))
+                    .await
+                    .unwrap()
+            );
         }
         let ids = |page: Vec<Meter>| page.into_iter().map(|meter| meter.id).collect::<Vec<_>>();
         assert_eq!(ids(store.list("", 2).await.unwrap()), ["m-0", "m-1"]);
-        assert_eq!(ids(store.list("m-1", 10).await.unwrap()), ["m-2", "m-3", "m-4"]);
+        assert_eq!(
+            ids(store.list("m-1", 10).await.unwrap()),
+            ["m-2", "m-3", "m-4"]
+        );
         assert!(store.list("m-4", 10).await.unwrap().is_empty());
     }
 }

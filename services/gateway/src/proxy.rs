@@ -30,8 +30,6 @@ pub enum Answer {
     Refused = 1,
     /// The meter did not accept the connection in time.
     Unreachable = 2,
-    /// The gateway has as many connections as it may; try again later.
-    Busy = 3,
 }
 
 /// Octets that are no header which names a TCP destination.

@@ -1,0 +1,109 @@
+//! `AssociationService`.
+
+use std::time::Duration;
+
+use kit::{check, peer};
+use latchkey_proto::association::v1::{
+    InvokeRequest, InvokeResponse, OpenAssociationRequest, OpenAssociationResponse,
+    ReleaseAssociationRequest, ReleaseAssociationResponse,
+    association_service_server::AssociationService,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    associations::{Associations, OpenOrder},
+    command,
+    error::Error,
+    lease::Holder,
+    store::Store,
+};
+
+const ANSWER_TIMEOUT_MS_MAX: u32 = 120_000;
+const PERMIT_MAX: usize = 64 * 1024;
+
+/// The service.
+pub(crate) struct AssociationApi {
+    pub(crate) store: Store,
+    pub(crate) associations: Associations,
+    pub(crate) answer_timeout_ms: u32,
+}
+
+#[tonic::async_trait]
+impl AssociationService for AssociationApi {
+    async fn open_association(
+        &self,
+        request: Request<OpenAssociationRequest>,
+    ) -> Result<Response<OpenAssociationResponse>, Status> {
+        let peer = peer(&request);
+        let request = request.into_inner();
+        let mut wrong = Vec::new();
+        for (field, result) in [
+            ("meter_id", check::meter_id(&request.meter_id)),
+            ("holder", check::text(&request.holder, 1, 64)),
+        ] {
+            wrong.extend(result.err().map(|why| (field.to_owned(), why)));
+        }
+        let permit = request
+            .permit
+            .filter(|permit| permit.body.len() <= PERMIT_MAX);
+        if permit.is_none() {
+            wrong.push((
+                "permit".to_owned(),
+                "is required, with a body of at most 64 KiB".to_owned(),
+            ));
+        }
+        let Some(permit) = permit.filter(|_| wrong.is_empty()) else {
+            return Err(Error::Invalid(wrong).into());
+        };
+        let meter = self.store.by_id(&request.meter_id).await?;
+        let meter = meter.ok_or(Error::MeterUnknown(request.meter_id))?;
+        let holder = Holder {
+            peer,
+            name: request.holder,
+        };
+        let order = OpenOrder {
+            meter,
+            permit,
+            holder,
+            public_client: request.public_client,
+        };
+        let (association_id, opened) = self.associations.open(order).await?;
+        Ok(Response::new(OpenAssociationResponse {
+            association_id,
+            server_system_title: opened.server_title,
+            conformance: opened.conformance,
+            server_max_receive_pdu_size: opened.max_pdu.into(),
+        }))
+    }
+
+    async fn invoke(
+        &self,
+        request: Request<InvokeRequest>,
+    ) -> Result<Response<InvokeResponse>, Status> {
+        let peer = peer(&request);
+        let request = request.into_inner();
+        let command = command::parse(request.command.as_ref())?;
+        let timeout_ms = match request.answer_timeout_ms {
+            0 => self.answer_timeout_ms,
+            ms @ 1..=ANSWER_TIMEOUT_MS_MAX => ms,
+            _ => return Err(Error::field("answer_timeout_ms", "must be 0..120000").into()),
+        };
+        let timeout = Duration::from_millis(timeout_ms.into());
+        let answer = self
+            .associations
+            .invoke(&peer, &request.association_id, command, timeout)
+            .await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn release_association(
+        &self,
+        request: Request<ReleaseAssociationRequest>,
+    ) -> Result<Response<ReleaseAssociationResponse>, Status> {
+        let peer = peer(&request);
+        self.associations
+            .release(&peer, &request.get_ref().association_id)
+            .await;
+        Ok(Response::new(ReleaseAssociationResponse {}))
+    }
+}

@@ -1,0 +1,4 @@
+//! The gRPC services: parse, authorise, call, render.
+
+pub(crate) mod association;
+pub(crate) mod meter;

@@ -1,0 +1,145 @@
+//! The associations that are open: finds the right one, starts new ones, and keeps the promise of `Invoke`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use dlms::Command;
+use kit::{PeerName, Tasks, context};
+use latchkey_proto::{association::v1::InvokeResponse, audit::v1::SignedPermit};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    actor::{Actor, Invocation, Order},
+    command::unknown,
+    directory::Meter,
+    error::Error,
+    lease::{Holder, Leases},
+    opening::{Opening, Tools, examine},
+    session::Opened,
+};
+
+/// Orders that wait for one association.
+const QUEUE: usize = 4;
+/// How long before the caller's deadline it is answered: an answer that comes too late would be an error at its end, and
+/// an error means that nothing was sent.
+const MARGIN: Duration = Duration::from_millis(500);
+/// The caller's deadline, where it set none.
+const NO_DEADLINE: Duration = Duration::from_secs(300);
+
+/// All associations of this process.
+#[derive(Clone)]
+pub(crate) struct Associations {
+    leases: Leases,
+    tools: Arc<Tools>,
+    tasks: Tasks,
+    patience: Duration,
+}
+
+/// What is asked for.
+pub(crate) struct OpenOrder {
+    pub(crate) meter: Meter,
+    pub(crate) permit: SignedPermit,
+    pub(crate) holder: Holder,
+    pub(crate) public_client: bool,
+}
+
+impl Associations {
+    pub(crate) fn new(tools: Tools, tasks: Tasks, patience: Duration) -> Self {
+        Self {
+            leases: Leases::new(patience),
+            tools: Arc::new(tools),
+            tasks,
+            patience,
+        }
+    }
+
+    /// Opens an association; its id and what was agreed.
+    pub(crate) async fn open(&self, order: OpenOrder) -> Result<(String, Opened), Error> {
+        let services = examine(&order.permit, &order.meter.id, &order.holder.peer)?;
+        let (sender, orders) = mpsc::channel(QUEUE);
+        let lease = self.leases.take(&order.meter.id, order.holder, sender)?;
+        let association_id = lease.association_id.clone();
+        let opening = Opening {
+            tools: Arc::clone(&self.tools),
+            meter: order.meter,
+            permit: order.permit,
+            services,
+            public_client: order.public_client,
+            request_id: context::request_id(),
+        };
+        let (reply, opened) = oneshot::channel();
+        let actor = Actor {
+            lease,
+            orders,
+            patience: self.patience,
+        };
+        self.tasks
+            .spawn("association", Box::pin(actor.run(opening, reply)));
+        let opened = opened.await.unwrap_or(Err(Error::TakenOver))?;
+        Ok((association_id, opened))
+    }
+
+    /// Sends a command. An error means that nothing was sent.
+    pub(crate) async fn invoke(
+        &self,
+        peer: &PeerName,
+        association_id: &str,
+        command: Command,
+        answer_timeout: Duration,
+    ) -> Result<InvokeResponse, Error> {
+        let orders = self
+            .leases
+            .find(association_id, peer)
+            .ok_or(Error::AssociationGone)?;
+        let left = context::time_left(NO_DEADLINE);
+        let respond_by = Instant::now() + left.checked_sub(MARGIN).ok_or(Error::TooLate)?;
+        let sent = Arc::new(AtomicBool::new(false));
+        let (reply, answer) = oneshot::channel();
+        let invocation = Invocation {
+            command,
+            answer_timeout,
+            respond_by,
+            request_id: context::request_id(),
+            sent: Arc::clone(&sent),
+            reply,
+        };
+        let order = Order::Invoke(Box::new(invocation));
+        orders
+            .send(order)
+            .await
+            .map_err(|_| Error::AssociationGone)?;
+        match answer.await {
+            Ok(result) => result,
+            // The association's task ended without a word. What it did before is in `sent`.
+            Err(_) if sent.load(Ordering::SeqCst) => {
+                Ok(unknown("the association ended in mid-call", 0))
+            }
+            Err(_) => Err(Error::AssociationGone),
+        }
+    }
+
+    /// Releases an association; one that is gone is released.
+    pub(crate) async fn release(&self, peer: &PeerName, association_id: &str) {
+        let Some(orders) = self.leases.find(association_id, peer) else {
+            return;
+        };
+        let (reply, over) = oneshot::channel();
+        if orders.send(Order::Release { reply }).await.is_ok() {
+            // An error is the end of the association, too.
+            let _ = over.await;
+        }
+    }
+
+    /// Tells every association to end.
+    pub(crate) fn stop_all(&self) {
+        self.leases.stop_all();
+    }
+}

@@ -1,0 +1,318 @@
+//! One association under way: the [`dlms::Client`] value, its socket and its cipher context, and the loop that carries
+//! out what the value asks for.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use dlms::{Cause, Client, ClientConfig, Command, Effect, Event, wrapper::HEADER};
+use latchkey_proto::association::v1::InvokeResponse;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+
+use crate::{
+    command::{Kind, render, unknown},
+    crash,
+    custody::Context,
+    error::Error,
+    failure,
+    link::Link,
+    trace::MeterTrace,
+};
+
+/// Longest time for a release, and for each part of a farewell.
+const FAREWELL: Duration = Duration::from_secs(2);
+const READ: usize = 4096;
+
+pub(crate) struct Session {
+    pub(crate) meter_id: String,
+    client: Client,
+    link: Link,
+    context: Context,
+    trace: MeterTrace,
+    plain: bool,
+    epoch: Instant,
+    timer: Option<Instant>,
+    buffer: Vec<u8>,
+    /// The command under way, from the moment it is asked for to its answer.
+    current: Option<(Kind, Arc<AtomicBool>)>,
+    /// The link broke without an orderly end: not the meter's doing.
+    broken: bool,
+}
+
+/// What an association has come to when it is open.
+pub(crate) struct Opened {
+    pub(crate) server_title: Vec<u8>,
+    pub(crate) conformance: u32,
+    pub(crate) max_pdu: u16,
+}
+
+impl Session {
+    pub(crate) fn new(
+        meter_id: String,
+        config: ClientConfig,
+        link: Link,
+        context: Context,
+        trace: MeterTrace,
+    ) -> Self {
+        Self {
+            meter_id,
+            plain: !config.protection.is_ciphered(),
+            client: Client::new(config),
+            link,
+            context,
+            trace,
+            epoch: Instant::now(),
+            timer: None,
+            buffer: vec![0; READ],
+            current: None,
+            broken: false,
+        }
+    }
+
+    /// AARQ to the last pass of HLS.
+    pub(crate) async fn open(&mut self) -> Result<Opened, Error> {
+        self.client.open(self.now_ms());
+        match self.next_event().await {
+            Event::Opened {
+                server_title,
+                conformance,
+                max_pdu,
+            } => Ok(Opened {
+                server_title: server_title
+                    .map(|title| title.bytes().to_vec())
+                    .unwrap_or_default(),
+                conformance: conformance.bits(),
+                max_pdu,
+            }),
+            Event::Failed(cause) => Err(self.opening_error(cause)),
+            Event::NotSent(_) | Event::Answered(_) | Event::Released => Err(Error::Protocol(
+                "the association ended while it was opened".to_owned(),
+            )),
+        }
+    }
+
+    fn opening_error(&mut self, cause: Cause) -> Error {
+        if self.broken {
+            return Error::GatewayUnreachable(
+                "the connection broke while the association was opened".to_owned(),
+            );
+        }
+        failure::opening(&self.meter_id, cause, self.context.refusal.take())
+    }
+
+    /// Sends one command and waits for its answer, until `respond_by` at the latest. `sent` is set just before the
+    /// first octet is handed to the socket: an error means that it is not set, and that nothing was sent.
+    pub(crate) async fn invoke(
+        &mut self,
+        command: Command,
+        answer_timeout: Duration,
+        respond_by: Instant,
+        sent: &Arc<AtomicBool>,
+    ) -> Result<InvokeResponse, Error> {
+        let kind = Kind::of(&command);
+        self.current = Some((kind, Arc::clone(sent)));
+        self.context.refusal = None;
+        self.context.counter = 0;
+        self.client
+            .set_answer_timeout_ms(u64::try_from(answer_timeout.as_millis()).unwrap_or(u64::MAX));
+        self.client
+            .request(self.now_ms(), command)
+            .map_err(|error| failure::request(&error))?;
+        let event = timeout_at(respond_by, self.next_event()).await;
+        self.current = None;
+        let counter = self.context.counter;
+        match event {
+            Ok(Event::Answered(response)) => {
+                crash::after_answer(kind);
+                Ok(render(&response, counter))
+            }
+            Ok(event) if sent.load(Ordering::SeqCst) => Ok(unknown(&self.loss(&event), counter)),
+            Err(_) if sent.load(Ordering::SeqCst) => {
+                Ok(unknown("no answer before the caller's deadline", counter))
+            }
+            Ok(_) => Err(self.not_sent()),
+            Err(_) => Err(Error::TooLate),
+        }
+    }
+
+    /// Why the answer to a command that was sent is not known.
+    fn loss(&mut self, event: &Event) -> String {
+        let refusal = self.context.refusal.take();
+        match event {
+            Event::Failed(cause) => failure::loss(cause, refusal.as_ref(), self.broken),
+            Event::Opened { .. } | Event::Answered(_) | Event::NotSent(_) | Event::Released => {
+                "the association ended without an answer".to_owned()
+            }
+        }
+    }
+
+    fn not_sent(&mut self) -> Error {
+        match self.context.refusal.take() {
+            Some(status) => Error::Upstream(status),
+            None => Error::AssociationGone,
+        }
+    }
+
+    /// RLRQ, and then everything is closed. Whatever the meter says to it, the association is over.
+    pub(crate) async fn release(mut self) {
+        if self.client.is_ready() {
+            self.client.release(self.now_ms());
+            if timeout(FAREWELL, self.next_event()).await.is_err() {
+                tracing::debug!(
+                    meter_id = self.meter_id,
+                    "the meter did not answer the release"
+                );
+            }
+        }
+        self.close().await;
+    }
+
+    /// Closes socket and cipher context without a word to the meter.
+    pub(crate) async fn close(mut self) {
+        let farewell = async {
+            if let Err(error) = self.link.shutdown().await {
+                tracing::debug!(%error, "the link did not close in order");
+            }
+        };
+        if timeout(FAREWELL, farewell).await.is_err() {
+            tracing::debug!("the link did not close in time");
+        }
+        drop(self.link);
+        if timeout(FAREWELL, self.context.close()).await.is_err() {
+            tracing::debug!("custody did not close the context in time");
+        }
+    }
+
+    /// Whether another command can be sent.
+    pub(crate) fn is_open(&self) -> bool {
+        self.client.is_ready()
+    }
+
+    /// The invocation counter of the request that was ciphered last.
+    pub(crate) fn spent_counter(&self) -> u32 {
+        self.context.counter
+    }
+
+    /// Octets that come while nothing was asked. Safe to drop before it is ready.
+    pub(crate) async fn read(&mut self) -> std::io::Result<usize> {
+        self.link.read(&mut self.buffer).await
+    }
+
+    /// Takes what [`Self::read`] gave; whether the association is still open.
+    pub(crate) async fn take_in(&mut self, read: std::io::Result<usize>) -> bool {
+        self.absorb(read);
+        !matches!(
+            self.settle().await,
+            Some(Event::Failed(_) | Event::Released)
+        )
+    }
+
+    /// Runs until the association has something to say.
+    async fn next_event(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.settle().await {
+                return event;
+            }
+            let timer = self.timer;
+            let time_out = async {
+                match timer {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                read = self.link.read(&mut self.buffer) => self.absorb(read),
+                () = time_out => {
+                    self.timer = None;
+                    self.client.handle_timeout(self.now_ms());
+                }
+            }
+        }
+    }
+
+    fn absorb(&mut self, read: std::io::Result<usize>) {
+        match read {
+            Ok(0) => self.client.closed(),
+            Ok(count) => {
+                let octets = self.buffer.get(..count).unwrap_or_default();
+                self.trace.received(octets);
+                self.client.handle_bytes(since(self.epoch), octets);
+            }
+            Err(error) => self.link_broke(&error),
+        }
+    }
+
+    fn link_broke(&mut self, error: &std::io::Error) {
+        tracing::debug!(meter_id = self.meter_id, %error, "the link broke");
+        self.broken = true;
+        self.client.closed();
+    }
+
+    /// Carries out effects until there are none, or there is an event.
+    async fn settle(&mut self) -> Option<Event> {
+        while let Some(effect) = self.client.poll() {
+            match effect {
+                Effect::Event(event) => return Some(event),
+                Effect::Timer(at_ms) => {
+                    self.timer = self.epoch.checked_add(Duration::from_millis(at_ms))
+                }
+                Effect::Cipher(job) => {
+                    let id = job.id;
+                    let result = self.context.run(job).await;
+                    self.client.handle_cipher(self.now_ms(), id, result);
+                }
+                Effect::Transmit(frame) => {
+                    if let Some(event) = self.transmit(&frame).await {
+                        return Some(event);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Hands a frame to the socket; the event if that is not to be.
+    async fn transmit(&mut self, frame: &[u8]) -> Option<Event> {
+        let apdu = frame.get(HEADER..).unwrap_or_default();
+        // GET, SET or ACTION in clear: no key stops it, so custody is asked (promise P2 holds for plain meters too).
+        if self.plain
+            && matches!(apdu.first(), Some(0xC0 | 0xC1 | 0xC3))
+            && let Err(failure) = self.context.allow(apdu).await
+        {
+            self.client.closed();
+            return Some(Event::NotSent(failure));
+        }
+        self.trace.sent(frame);
+        if let Some((kind, sent)) = &self.current {
+            crash::before_send(*kind);
+            // From here on the meter may have it, whatever happens.
+            sent.store(true, Ordering::SeqCst);
+        }
+        let written = match self.link.write_all(frame).await {
+            Ok(()) => self.link.flush().await,
+            Err(error) => Err(error),
+        };
+        if let Some((kind, _)) = &self.current {
+            crash::after_send(*kind);
+        }
+        if let Err(error) = written {
+            self.link_broke(&error);
+        }
+        None
+    }
+
+    fn now_ms(&self) -> u64 {
+        since(self.epoch)
+    }
+}
+
+fn since(epoch: Instant) -> u64 {
+    u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
