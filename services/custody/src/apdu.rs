@@ -194,8 +194,8 @@ pub(crate) fn challenge_is_request(challenge: &[u8]) -> bool {
     match challenge {
         // GET, SET, ACTION: service types normal .. with-list-and-block.
         [0xC0 | 0xC1 | 0xC3, 1..=6, ..] => true,
-        // InitiateRequest, without and with a dedicated key.
-        [0x01, 0 | 1, ..] => true,
+        // InitiateRequest, without and with a dedicated key of an AES length.
+        [0x01, 0, 0 | 1, ..] | [0x01, 1, 16 | 32, ..] => true,
         // ACCESS request: long-invoke-id-and-priority, then a date-time of 0 or 12 octets.
         [0xD9, _, _, _, _, 0 | 12, ..] => true,
         _ => false,

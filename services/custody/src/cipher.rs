@@ -100,10 +100,8 @@ impl Custody {
         let apdu = apdu.ok_or(Error::CiphertextInvalid {
             why: "its tag is wrong",
         })?;
-        if !apdu
-            .first()
-            .is_some_and(|tag| context.protection.tag(*tag) == Some(ciphered.tag))
-        {
+        let tag = apdu.first().and_then(|tag| context.protection.tag(*tag));
+        if tag != Some(ciphered.tag) {
             return Err(Error::ResponseRefused {
                 why: "its ciphered tag is not that of its plaintext",
             });

@@ -315,6 +315,7 @@ fn a_challenge_that_is_a_request_is_not_answered() {
         assert!(challenge_is_request(&request), "{request:02X?}");
     }
     assert!(!challenge_is_request(b"P6wRJ21F"));
+    assert!(!challenge_is_request(&[1; 16]));
     assert!(!challenge_is_request(&[0xC0, 0x80, 1, 2, 3, 4, 5, 6]));
 }
 
