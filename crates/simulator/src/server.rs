@@ -156,7 +156,10 @@ impl Running {
                 () = sleep_until(self.due()) => {}
                 accepted = open.accept() => match accepted {
                     Ok((stream, peer)) => self.connection(stream, peer).await?,
-                    Err(error) => tracing::warn!(address = %self.address, %error, "accept failed"),
+                    Err(error) => {
+                        tracing::warn!(address = %self.address, %error, "accept failed");
+                        sleep(REBIND_PAUSE).await; // out of file descriptors, most likely: do not spin
+                    }
                 },
             }
             listener = Some(open);
@@ -175,6 +178,9 @@ impl Running {
     /// Binds the address again after a boot; it may still be in use for a moment.
     async fn listen_again(&self) -> Result<TcpListener, Error> {
         for _ in 0..REBIND_TRIES {
+            if self.shutdown.is_fired() {
+                break;
+            }
             if let Ok(listener) = listen(self.address).await {
                 return Ok(listener);
             }
@@ -196,7 +202,11 @@ impl Running {
             view: View::Public,
         };
         let reason = if self.device.fault.strikes(FaultKind::StuckAssociation) {
-            self.refuse_stuck(&mut link).await
+            let shutdown = self.shutdown.clone();
+            tokio::select! {
+                () = shutdown.fired() => "shutdown",
+                reason = self.refuse_stuck(&mut link) => reason,
+            }
         } else {
             self.serve(&mut link).await?
         };
@@ -375,11 +385,15 @@ impl Running {
     /// Plays a meter whose old association was never released: any request is not allowed now.
     async fn refuse_stuck(&mut self, link: &mut Link) -> Reason {
         let mut header = [0; 8];
-        let read = timeout(self.idle, link.stream.read_exact(&mut header)).await;
-        if !matches!(read, Ok(Ok(_))) {
+        if !self.read_exact(link, &mut header).await {
             return "closed by the client";
         }
-        let [_, _, a, b, c, d, _, _] = header;
+        let [_, _, a, b, c, d, high, low] = header;
+        // octets left unread would turn the close into a reset, and the answer would be lost
+        let mut apdu = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+        if !self.read_exact(link, &mut apdu).await {
+            return "closed by the client";
+        }
         // the ports swapped; exception-response, service-not-allowed, operation-not-possible
         let answer = [0, 1, c, d, a, b, 0, 3, 0xD8, 1, 1];
         link.stream.write_all(&answer).await.ok();
@@ -389,6 +403,13 @@ impl Running {
             detail: "fault stuck-association: an old association is still open".into(),
         });
         "stuck association"
+    }
+
+    async fn read_exact(&self, link: &mut Link, octets: &mut [u8]) -> bool {
+        matches!(
+            timeout(self.idle, link.stream.read_exact(octets)).await,
+            Ok(Ok(_))
+        )
     }
 
     /// Milliseconds since the meter was made.
