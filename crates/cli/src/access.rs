@@ -1,0 +1,352 @@
+//! The procedure's own verbs: each goes through the services, under a permit; none goes round them.
+
+use std::net::SocketAddr;
+
+use latchkey_proto::association::v1::{GetMeterRequest, Meter};
+use latchkey_proto::custody::v1::Mechanism;
+use latchkey_proto::reset::v1 as pb;
+use serde_json::json;
+
+use crate::args;
+use crate::client::Session;
+use crate::data;
+use crate::exit::Exit;
+use crate::failure::{Failure, Party};
+use crate::file;
+use crate::output::Output;
+use crate::reset;
+
+pub(crate) async fn connect(
+    args: args::Connect,
+    session: &Session,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let address = SocketAddr::new(args.ip, args.port);
+    let meter = meter_at(address, session).await?;
+    check_mechanism(&args.auth, &meter)?;
+    output.waiting(format!("opening an association with {}", meter.meter_id));
+    let response = session
+        .access()?
+        .connect_meter(pb::ConnectMeterRequest {
+            request_id: session.request_id(),
+            meter_id: meter.meter_id.clone(),
+            reason: String::new(),
+        })
+        .await
+        .map_err(|status| {
+            Failure::status(
+                &format!("connect to {} at {address}", meter.meter_id),
+                &status,
+            )
+        })?
+        .into_inner();
+    output.done();
+    remember(&meter.meter_id, session, output)?;
+    let json = json!({
+        "meter_id": meter.meter_id,
+        "address": address.to_string(),
+        "mechanism": name_of(meter.mechanism()),
+        "server_system_title": hex::encode(&response.server_system_title),
+        "conformance": format!("{:06x}", response.conformance),
+        "server_max_receive_pdu_size": response.server_max_receive_pdu_size,
+    });
+    output.result(&json, || {
+        format!(
+            "{} at {address}: association proved both ways with {} and released\n\
+             system title {}, conformance {:06x}, largest APDU {}",
+            meter.meter_id,
+            name_of(meter.mechanism()),
+            hex::encode(&response.server_system_title),
+            response.conformance,
+            response.server_max_receive_pdu_size,
+        )
+    });
+    Ok(Exit::OK)
+}
+
+pub(crate) async fn get_object(
+    args: args::GetObject,
+    session: &Session,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let meter_id = meter_of(&args.object, session)?;
+    let what = format!(
+        "read attribute {} of {} in {meter_id}",
+        args.attribute, args.object.id
+    );
+    output.waiting(format!("reading {} in {meter_id}", args.object.id));
+    // The name goes as it was typed: the service refuses a malformed one, and its denial is in the trail.
+    let response = session
+        .access()?
+        .get_object(pb::GetObjectRequest {
+            request_id: session.request_id(),
+            meter_id: meter_id.clone(),
+            class_id: args.class.into(),
+            logical_name: args.object.id.clone(),
+            attribute: args.attribute,
+            reason: String::new(),
+        })
+        .await
+        .map_err(|status| Failure::status(&what, &status))?
+        .into_inner();
+    output.done();
+    refused_by_meter(response.result, &what)?;
+    let mut json = data::json(&response.data);
+    if let Some(json) = json.as_object_mut() {
+        json.insert("meter_id".into(), json!(meter_id));
+        json.insert("class_id".into(), json!(response.class_id));
+        json.insert("logical_name".into(), json!(args.object.id));
+        json.insert("attribute".into(), json!(args.attribute));
+    }
+    output.result(&json, || data::text(&response.data));
+    Ok(Exit::OK)
+}
+
+pub(crate) async fn invoke_method(
+    args: args::InvokeMethod,
+    session: &Session,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let meter_id = meter_of(&args.object, session)?;
+    let parameter = args
+        .data
+        .as_deref()
+        .map(data::parse)
+        .transpose()?
+        .unwrap_or_default();
+    let what = format!(
+        "invoke method {} of {} in {meter_id}",
+        args.method, args.object.id
+    );
+    let response = session
+        .access()?
+        .invoke_method(pb::InvokeMethodRequest {
+            request_id: session.request_id(),
+            meter_id,
+            class_id: args.class.into(),
+            logical_name: args.object.id,
+            method: args.method,
+            parameter,
+            reason: String::new(),
+        })
+        .await
+        .map_err(|status| Failure::status(&what, &status))?;
+    let reset = reset::begun(response.into_inner().reset)?;
+    reset::follow(session.resets()?, reset, output).await
+}
+
+pub(crate) async fn read_profile(
+    args: args::ReadProfile,
+    session: &Session,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let meter_id = meter_of(&args.object, session)?;
+    let what = format!(
+        "read {} entries of {} in {meter_id}",
+        args.entries, args.object.id
+    );
+    output.waiting(format!("reading {} in {meter_id}", args.object.id));
+    let response = session
+        .access()?
+        .read_profile(pb::ReadProfileRequest {
+            request_id: session.request_id(),
+            meter_id: meter_id.clone(),
+            logical_name: args.object.id.clone(),
+            entries: args.entries,
+            reason: String::new(),
+        })
+        .await
+        .map_err(|status| Failure::status(&what, &status))?
+        .into_inner();
+    output.done();
+    refused_by_meter(response.result, &what)?;
+    let mut json = data::json(&response.data);
+    if let Some(json) = json.as_object_mut() {
+        json.insert("meter_id".into(), json!(meter_id));
+        json.insert("logical_name".into(), json!(args.object.id));
+        json.insert("entries_in_use".into(), json!(response.entries_in_use));
+    }
+    output.result(&json, || {
+        format!(
+            "{}\n{} entries in use",
+            data::text(&response.data),
+            response.entries_in_use
+        )
+    });
+    Ok(Exit::OK)
+}
+
+async fn meter_at(address: SocketAddr, session: &Session) -> Result<Meter, Failure> {
+    let request = GetMeterRequest {
+        meter_id: String::new(),
+        address: address.to_string(),
+    };
+    let response = session.meters()?.get_meter(request).await.map_err(|status| {
+        let failure = Failure::status(&format!("find a meter at {address}"), &status);
+        match status.code() {
+            tonic::Code::NotFound => failure.mend("enrol it: latchkey meter add ID --address ADDR:PORT --lab-keys FILE --profile NAME"),
+            _ => failure,
+        }
+    })?;
+    response.into_inner().meter.ok_or_else(|| {
+        Failure::new(
+            Exit::INTERNAL,
+            Party::Service,
+            "the meter directory answered without a meter",
+        )
+    })
+}
+
+/// The mechanism is a fact of the enrolment, not a wish of the caller: asking for another one is the procedure's
+/// "security context mismatch".
+fn check_mechanism(asked: &str, meter: &Meter) -> Result<(), Failure> {
+    let enrolled = name_of(meter.mechanism());
+    let mismatch = |why: String| {
+        Failure::new(
+            Exit::ACCESS_DENIED,
+            Party::Caller,
+            format!("security context mismatch: {why}"),
+        )
+        .mend(format!(
+            "{} is enrolled with {enrolled}: ask with --auth {enrolled}",
+            meter.meter_id
+        ))
+    };
+    match mechanism(asked) {
+        Some(mechanism) if mechanism == meter.mechanism() => Ok(()),
+        Some(mechanism) => Err(mismatch(format!(
+            "{} was asked for with {}, and is enrolled with {enrolled}",
+            meter.meter_id,
+            name_of(mechanism)
+        ))),
+        None => match asked.to_uppercase().as_str() {
+            later @ ("HLS" | "HLS2" | "HLS3" | "HLS4" | "HLS6" | "HLS7") => {
+                Err(mismatch(format!("{later} is not supported yet")))
+            }
+            _ => Err(Failure::usage(format!("--auth {asked:?} is no mechanism"))
+                .mend("use HLS5, LOW or NONE")),
+        },
+    }
+}
+
+fn mechanism(name: &str) -> Option<Mechanism> {
+    match name.to_uppercase().as_str() {
+        "NONE" | "LOWEST" => Some(Mechanism::None),
+        "LOW" | "LLS" => Some(Mechanism::Low),
+        "HLS5" | "GMAC" => Some(Mechanism::HlsGmac),
+        _ => None,
+    }
+}
+
+pub(crate) fn name_of(mechanism: Mechanism) -> &'static str {
+    match mechanism {
+        Mechanism::Unspecified => "UNKNOWN",
+        Mechanism::None => "NONE",
+        Mechanism::Low => "LOW",
+        Mechanism::HlsGmac => "HLS5",
+    }
+}
+
+/// The meter answered, and the answer is no.
+fn refused_by_meter(result: u32, what: &str) -> Result<(), Failure> {
+    let exit = Exit::of_meter_result(result);
+    if exit == Exit::OK {
+        return Ok(());
+    }
+    let failure = Failure::new(
+        exit,
+        Party::Meter,
+        format!(
+            "could not {what}: the meter answered {} ({result})",
+            data::result_name(result)
+        ),
+    );
+    Err(match exit {
+        Exit::TRY_LATER => failure.mend("the meter is busy (firmware update or scheduled read): ask again in 15 minutes"),
+        Exit::ACCESS_DENIED => failure.mend("the association's rights do not cover this attribute"),
+        _ => failure.mend("check the logical name, the class (--class) and the attribute against the meter's object list"),
+    })
+}
+
+/// Writes down the meter for the verbs that follow. Not being able to is no failure of `connect`.
+fn remember(meter_id: &str, session: &Session, output: &Output) -> Result<(), Failure> {
+    let path = session.connected_meter_file()?;
+    if file::write(&path, meter_id, file::Mode::Public).is_err() {
+        output.note(&format!(
+            "note: {} cannot be written; name the meter with --meter {meter_id} from here on",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+fn meter_of(object: &args::Object, session: &Session) -> Result<String, Failure> {
+    if let Some(meter) = &object.meter {
+        return Ok(meter.clone());
+    }
+    let path = session.connected_meter_file()?;
+    let remembered = std::fs::read_to_string(path).unwrap_or_default();
+    match remembered.trim() {
+        "" => Err(Failure::usage("which meter?")
+            .mend("name it with --meter ID, or prove one first: latchkey connect --ip IP --port 4059 --auth HLS5")),
+        meter => Ok(meter.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meter(mechanism: Mechanism) -> Meter {
+        Meter {
+            meter_id: "m".into(),
+            mechanism: mechanism.into(),
+            ..Meter::default()
+        }
+    }
+
+    #[test]
+    fn the_mechanism_must_be_the_enrolled_one() {
+        for (asked, enrolled) in [
+            ("hls5", Mechanism::HlsGmac),
+            ("LOW", Mechanism::Low),
+            ("None", Mechanism::None),
+        ] {
+            assert!(check_mechanism(asked, &meter(enrolled)).is_ok(), "{asked}");
+        }
+        let failure = check_mechanism("LOW", &meter(Mechanism::HlsGmac)).unwrap_err();
+        assert_eq!(failure.exit(), Exit::ACCESS_DENIED);
+    }
+
+    #[test]
+    fn hls7_says_not_yet_and_what_would_work() {
+        let failure = check_mechanism("HLS7", &meter(Mechanism::HlsGmac)).unwrap_err();
+        assert_eq!(failure.exit(), Exit::ACCESS_DENIED);
+        let said = failure.to_string();
+        assert!(
+            said.contains("not supported yet") && said.contains("--auth HLS5"),
+            "{said}"
+        );
+        assert_eq!(
+            check_mechanism("MD6", &meter(Mechanism::Low))
+                .unwrap_err()
+                .exit(),
+            Exit::USAGE
+        );
+    }
+
+    #[test]
+    fn the_meters_no_is_not_silence() {
+        assert!(refused_by_meter(0, "x").is_ok());
+        assert_eq!(
+            refused_by_meter(4, "x").unwrap_err().exit(),
+            Exit::NOT_ACCEPTED
+        );
+        assert!(
+            refused_by_meter(2, "x")
+                .unwrap_err()
+                .to_string()
+                .contains("15 minutes")
+        );
+    }
+}
