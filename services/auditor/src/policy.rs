@@ -8,8 +8,9 @@ use std::str::FromStr as _;
 
 use aws_lc_rs::digest;
 use cedar_policy::{
-    Authorizer, Context, Decision as Verdict, Entities, Entity, EntityId, EntityTypeName, EntityUid,
-    PolicyId, PolicySet, Request, RestrictedExpression, Schema, ValidationMode, Validator,
+    Authorizer, Context, Decision as Verdict, Entities, Entity, EntityId, EntityTypeName,
+    EntityUid, PolicyId, PolicySet, Request, RestrictedExpression, Schema, ValidationMode,
+    Validator,
 };
 use latchkey_proto::audit::v1::{AllowlistSide, Command, CommandService, Purpose, Tier};
 
@@ -118,7 +119,10 @@ impl Policy {
         }
         let catalogue = Catalogue::parse(objects)?;
         let count = policies.policies().count();
-        let summary = format!("sha256:{digest} ({count} policies, {} members)", catalogue.len());
+        let summary = format!(
+            "sha256:{digest} ({count} policies, {} members)",
+            catalogue.len()
+        );
         Ok(Self {
             schema,
             policies,
@@ -179,7 +183,11 @@ impl Policy {
             CommandService::Action => "act",
             CommandService::Unspecified => "",
         };
-        let member = if action == "act" { "method" } else { "attribute" };
+        let member = if action == "act" {
+            "method"
+        } else {
+            "attribute"
+        };
         let object = format!("{}/{}", command.class_id, command.logical_name);
         let text = format!("{action} {object} {member} {}", command.index);
         Question {
@@ -268,7 +276,11 @@ impl Policy {
         if let Some(error) = answer.diagnostics().errors().next() {
             return Err(Undecided(error.to_string()));
         }
-        let mut ids: Vec<String> = answer.diagnostics().reason().map(ToString::to_string).collect();
+        let mut ids: Vec<String> = answer
+            .diagnostics()
+            .reason()
+            .map(ToString::to_string)
+            .collect();
         ids.sort();
         Ok(match answer.decision() {
             Verdict::Allow => Ok(ids),
@@ -384,11 +396,24 @@ fn selection(octets: &[u8]) -> (&'static str, u16, u16) {
         [] => ("none", 0, 0),
         [
             2, // selector: entry descriptor
-            0x02, 4, // structure of four
-            0x06, _, _, _, _, // from entry
-            0x06, _, _, _, _, // to entry
-            0x12, first_high, first_low, // from selected value
-            0x12, last_high, last_low, // to selected value; 0 means "the last", which is "other" here
+            0x02,
+            4, // structure of four
+            0x06,
+            _,
+            _,
+            _,
+            _, // from entry
+            0x06,
+            _,
+            _,
+            _,
+            _, // to entry
+            0x12,
+            first_high,
+            first_low, // from selected value
+            0x12,
+            last_high,
+            last_low, // to selected value; 0 means "the last", which is "other" here
         ] => {
             let first = u16::from_be_bytes([*first_high, *first_low]);
             let last = u16::from_be_bytes([*last_high, *last_low]);

@@ -163,8 +163,8 @@ fn parse_tiers(tiers: &BTreeMap<String, String>) -> Result<BTreeMap<String, Vec<
         .collect()
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len())
@@ -187,7 +187,13 @@ mod tests {
             canonical_name("00.0.96.1.2.255").as_deref(),
             Some("0.0.96.1.2.255")
         );
-        for bad in ["", "0.0.96.1.2", "0.0.96.1.2.256", "0-0:96.1.2.255", "0.0.96.1.2.255."] {
+        for bad in [
+            "",
+            "0.0.96.1.2",
+            "0.0.96.1.2.256",
+            "0-0:96.1.2.255",
+            "0.0.96.1.2.255.",
+        ] {
             assert_eq!(canonical_name(bad), None, "{bad}");
         }
     }
@@ -205,7 +211,10 @@ mod tests {
             "logical_name = \"1.0.0.0.0.0\"\nmethods = [1, 2]\ntiers = { cold = \"00\" }",
             "logical_name = \"1.0.0.0.0.0\"\nunknown = 1",
         ] {
-            assert!(Catalogue::parse(&format!("{object}{rest}")).is_err(), "{rest}");
+            assert!(
+                Catalogue::parse(&format!("{object}{rest}")).is_err(),
+                "{rest}"
+            );
         }
     }
 }
