@@ -4,7 +4,9 @@
 //! uses it, and the work on one key keeps its order.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,8 +27,11 @@ type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 /// The queue in front of one worker.
 pub(crate) struct Line {
     label: String,
-    jobs: mpsc::Sender<Job>,
+    /// There until this is dropped.
+    jobs: Option<mpsc::Sender<Job>>,
     grave: Arc<Grave>,
+    /// Closes when the worker has made its last call into the module.
+    ended: Mutex<Receiver<Infallible>>,
 }
 
 impl Line {
@@ -41,18 +46,30 @@ impl Line {
         });
         let mut worker = Worker::new(shared, Arc::clone(&grave));
         let (ready, opened) = oneshot::channel();
+        let (alive, ended) = sync_channel(0);
         spawn(&label, move || {
-            let first = worker.begin();
-            let fit = first.is_ok();
-            if ready.send(first).is_ok() && fit {
-                while let Some(job) = queue.blocking_recv() {
-                    job(&mut worker);
+            match worker.begin() {
+                Ok(()) => {
+                    drop(ready.send(Ok(())));
+                    while let Some(job) = queue.blocking_recv() {
+                        job(&mut worker);
+                    }
+                    worker.end();
+                }
+                Err(error) => {
+                    worker.end();
+                    drop(ready.send(Err(error)));
                 }
             }
-            worker.end();
+            drop(alive);
         })?;
         opened.await.map_err(|_| gone(&label))??;
-        Ok(Self { label, jobs, grave })
+        Ok(Self {
+            label,
+            jobs: Some(jobs),
+            grave,
+            ended: Mutex::new(ended),
+        })
     }
 
     /// Runs `op` in the worker, or says `Busy` at once.
@@ -61,7 +78,7 @@ impl Line {
         op: impl FnOnce(&mut Engine) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (job, answer) = job(op);
-        self.jobs.try_send(job).map_err(|error| match error {
+        self.jobs()?.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::Busy,
             mpsc::error::TrySendError::Closed(_) => gone(&self.label),
         })?;
@@ -74,13 +91,35 @@ impl Line {
         op: impl FnOnce(&mut Engine) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (job, answer) = job(op);
-        self.jobs.send(job).await.map_err(|_| gone(&self.label))?;
+        self.jobs()?
+            .send(job)
+            .await
+            .map_err(|_| gone(&self.label))?;
         answer.await.map_err(|_| gone(&self.label))?
     }
 
     /// Where dead keys of this worker go.
     pub(crate) fn grave(&self) -> Arc<Grave> {
         Arc::clone(&self.grave)
+    }
+
+    fn jobs(&self) -> Result<&mpsc::Sender<Job>, Error> {
+        self.jobs.as_ref().ok_or_else(|| gone(&self.label))
+    }
+}
+
+impl Drop for Line {
+    /// Waits for the worker to finish: a process that exits while a thread is inside the module
+    /// crashes in the module's own clean-up.
+    fn drop(&mut self) {
+        self.jobs = None;
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LEAVE_MAX) {
+            tracing::warn!(
+                token = self.label,
+                "the token's worker did not finish in time"
+            );
+        }
     }
 }
 
@@ -440,6 +479,8 @@ fn gone(label: &str) -> Error {
 
 /// Jobs that may wait for one worker: 10 ms of work for a software token.
 const QUEUE: usize = 1024;
+/// How long a dropped token waits for its worker.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 

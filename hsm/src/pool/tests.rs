@@ -1,3 +1,5 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 
 use cryptoki::object::{Attribute, ObjectClass};
@@ -100,5 +102,50 @@ scenario! {
         let again = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();
         assert_eq!(token.open_sealed(&again, [1; 12], b"", &sealed).await.unwrap(), b"text");
         assert!(token.health().await);
+    }
+}
+
+scenario! {
+    /// Restarts under load: some calls fail, none ciphers under another's key.
+    async fn restarts_under_load_give_no_wrong_answer(lab) {
+        let token = lab.open(Role::Custody).await.unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        let stop = Arc::new(AtomicBool::new(false));
+        for task in 0u8..8 {
+            let (token, stop) = (token.clone(), Arc::clone(&stop));
+            tasks.spawn(async move {
+                let wrapped = token.generate_wrapped("kek-ek-1").await.unwrap();
+                let mut key = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();
+                let (mut good, mut stale) = (0, 0);
+                let answer = token.seal(&key, [task; 12], b"", b"text").await.unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    match token.seal(&key, [task; 12], b"", b"text").await {
+                        Ok(sealed) => {
+                            assert_eq!(sealed, answer, "ciphered under another's key");
+                            good += 1;
+                        }
+                        Err(Error::StaleKey) => {
+                            stale += 1;
+                            key = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();
+                        }
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+                (good, stale)
+            });
+        }
+        let module = crate::module::Module::load(crate::lab::MODULE.as_ref()).unwrap();
+        for _ in 0..40 {
+            let epoch = module.enter().epoch();
+            module.reinitialise(epoch).unwrap();
+            // some work between two restarts
+            for _ in 0..20 {
+                token.random(8).await.unwrap();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        for (good, stale) in tasks.join_all().await {
+            assert!(good > 0 && stale > 0, "{good} {stale}");
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::slot::Slot;
+use hsm::ceremony::{self, Outcome, Plan, TokenRecord};
 use hsm::{Error, KeyHandle, Role, Token};
 
 use crate::lab::{Lab, MODULE, scenario};
@@ -48,9 +50,10 @@ scenario! {
             found.map(|info| info.serial_number().to_owned()).next().unwrap()
         };
         let custody = serial("custody");
-        let free = other.get_slots_with_token().unwrap().into_iter();
-        let free = free.filter(|slot| !other.get_token_info(*slot).unwrap().token_initialized());
-        other.init_token(free.last().unwrap(), &"12345678".into(), "custody").unwrap();
+        let slots = other.get_slots_with_token().unwrap();
+        let bare = |slot: &Slot| !other.get_token_info(*slot).unwrap().token_initialized();
+        let bare = slots.into_iter().find(bare).unwrap();
+        other.init_token(bare, &"12345678".into(), "custody").unwrap();
 
         let error = lab.open(Role::Custody).await.unwrap_err();
         assert!(matches!(error, Error::TokenAmbiguous { .. }), "{error}");
@@ -133,6 +136,12 @@ scenario! {
         assert!(custody.health().await && auditor.health().await);
         auditor.sign_ed25519("permit-1", b"permit").await.unwrap();
         custody.generate_wrapped("kek-ek-1").await.unwrap();
+        // a ceremony in the same process disturbs neither
+        let plan = Plan::load(&lab.plan()).unwrap();
+        let transcript = ceremony::run(&plan, "2026-01-02T00:00:00Z").unwrap();
+        let unchanged = |token: &TokenRecord| token.outcome == Outcome::Unchanged;
+        assert!(transcript.body.tokens.iter().all(unchanged));
+        assert!(custody.health().await && auditor.health().await);
         // one closed for good leaves the other logged in
         drop(custody);
         assert!(auditor.health().await);
