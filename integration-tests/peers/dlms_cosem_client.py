@@ -25,7 +25,7 @@ Class = enumerations.CosemInterface
 
 
 class CheckedIo(BlockingTcpIO):
-    """The library's own `recv` spins for ever once the meter closes (T20 of our interop facts)."""
+    """The library's own `recv` spins for ever once the meter closes."""
 
     def recv(self, amount=1):
         octets = b""
@@ -65,7 +65,7 @@ def invocation_counter(address):
 def management_client(address, keys, counter):
     return DlmsClient(
         transport=transport(address, 1),
-        # a challenge of 32 octets makes its AARQ longer than 127, with a length it cannot write (T2)
+        # a challenge of 32 octets makes its AARQ longer than 127, with a length it cannot write
         authentication=HighLevelSecurityGmacAuthentication(challenge_length=16),
         encryption_key=keys["ek"],
         authentication_key=keys["ak"],

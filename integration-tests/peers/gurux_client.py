@@ -4,8 +4,8 @@
 
 The invocation counter is read first, in clear, by the public client. --reset executes a script of 0.0.10.1.0.255.
 
-gurux-dlms never checks the tag of an APDU that is authenticated and encrypted, nor the meter's counter (T1 of our
-interop facts), so its decipher function is replaced by one that checks both: what it accepts is then worth something.
+gurux-dlms never checks the tag of an APDU that is authenticated and encrypted, nor the meter's counter,
+so its decipher function is replaced by one that checks both: what it accepts is then worth something.
 """
 import argparse
 import contextlib
