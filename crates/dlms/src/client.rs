@@ -4,6 +4,8 @@ mod exchange;
 mod open;
 mod state;
 
+pub use exchange::MAX_ANSWER;
+
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::{fmt, mem};
@@ -17,7 +19,7 @@ use crate::mechanism::Mechanism;
 use crate::security::{Ciphered, Protection, SecurityControl, SystemTitle};
 use crate::service::{Command, Response};
 use crate::wrapper::{Frame, Reassembler};
-pub use exchange::MAX_ANSWER;
+
 use state::{Exchange, Kind, Purpose, State};
 
 /// What an association is to be like.

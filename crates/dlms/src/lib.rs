@@ -1,10 +1,97 @@
-//! DLMS/COSEM as values.
+//! DLMS/COSEM as values: octets to APDUs and back, and an association of either role. No socket, no clock, no
+//! random number and no key is in here; they come in as inputs, and what is to be done goes out as effects.
+//!
+//! ```text
+//!                 ciphered?               AARE               InitiateResponse          HLS?
+//!   open()   ┌──────────────────┐   ┌──────────────┐   ┌──────────────────────┐   ┌───────────┐
+//!  Idle ────▶│ProtectingInitiate│──▶│ AwaitingAare │──▶│ UnprotectingInitiate │──▶│ Answering │ f(StoC)
+//!            └──────────────────┘   └──────────────┘   └──────────┬───────────┘   └─────┬─────┘
+//!                                                         no HLS  │                     ▼ pass 3, an exchange
+//!            ┌───────────────┐   ┌──────────────────┐   ┌─────────▼─┐    Opened   ┌───────────┐
+//!  Released◀─│AwaitingRelease│◀──│ProtectingRelease │◀──│   Ready   │◀────────────│ Verifying │ f(CtoS), pass 4
+//!            └───────────────┘   └──────────────────┘   └──┬─────▲──┘             └───────────┘
+//!                          release()           request()   │     │ Answered, NotSent
+//!                                                          ▼     │
+//!            an exchange:          Protecting ──▶ Awaiting ──▶ Unprotecting
+//!                                       ▲             ▲             │ │
+//!                                       │             └─────────────┘ │ a replay: wait on
+//!                                       └─────────────────────────────┘ a block: fetch the next
+//!
+//!  Every state: what the standard, the proposal or the keys do not allow ──▶ Failed(Cause), which nothing leaves.
+//! ```
+//!
+//! A client and a meter, with the wire between them as two lines of code:
+//!
+//! ```
+//! use dlms::{Attribute, Client, ClientAccess, ClientConfig, Command, Conformance, Data, Mechanism, Meter};
+//! use dlms::{MeterConfig, Protection, Response, SystemTitle, client, meter};
+//!
+//! let mut client = Client::new(ClientConfig {
+//!     client_sap: 16,
+//!     server_sap: 1,
+//!     mechanism: Mechanism::None,
+//!     protection: Protection::Plain,
+//!     client_title: None,
+//!     expected_server_title: None,
+//!     authentication_value: vec![],
+//!     max_pdu: 1024,
+//!     conformance: Conformance::RESET,
+//!     answer_timeout_ms: 10_000,
+//! });
+//! let public = ClientAccess { client_sap: 16, mechanism: Mechanism::None, ciphered: false, password: vec![] };
+//! let mut meter = Meter::new(
+//!     MeterConfig {
+//!         server_sap: 1,
+//!         server_title: SystemTitle::new(*b"LKY00001"),
+//!         clients: vec![public],
+//!         max_pdu: 1024,
+//!         conformance: Conformance::RESET,
+//!     },
+//!     vec![],
+//! );
+//! let counter = Attribute { class_id: 1, name: "0.0.43.1.0.255".parse()?, index: 2 };
+//! client.open(0);
+//! let answer = loop {
+//!     match client.poll() {
+//!         Some(client::Effect::Transmit(frame)) => meter.handle_bytes(&frame),
+//!         Some(client::Effect::Event(client::Event::Opened { .. })) => {
+//!             client.request(0, Command::Get { attribute: counter, selection: None })?;
+//!         }
+//!         Some(client::Effect::Event(client::Event::Answered(response))) => break response,
+//!         Some(client::Effect::Event(event)) => panic!("{event:?}"),
+//!         Some(client::Effect::Cipher(_) | client::Effect::Timer(_)) | None => {}
+//!     }
+//!     match meter.poll() {
+//!         Some(meter::Effect::Transmit(frame)) => client.handle_bytes(0, &frame),
+//!         Some(meter::Effect::Ask(request)) => {
+//!             meter.answer(Response::GetData { invoke: request.invoke(), data: Data::DoubleLongUnsigned(5009) })?;
+//!         }
+//!         Some(meter::Effect::Cipher(_) | meter::Effect::Event(_)) | None => {}
+//!     }
+//! };
+//! assert!(matches!(answer, Response::GetData { data: Data::DoubleLongUnsigned(5009), .. }));
+//! # Ok::<(), dlms::Error>(())
+//! ```
+//!
+//! With ciphering, `Effect::Cipher` carries a [`CipherJob`] for whoever holds the keys. Mechanisms none, low and HLS
+//! with GMAC are spoken; suite 0, authenticated and encrypted, as service-specific or general global ciphering.
+//! Refused rather than guessed: compact arrays, lists of attributes, long SET and ACTION, dedicated keys, general
+//! block transfer, short names.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::wildcard_enum_match_arm
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::wildcard_enum_match_arm,
+        reason = "a test may fail by panicking"
+    )
 )]
 
 extern crate alloc;
@@ -29,7 +116,7 @@ pub mod wrapper;
 
 pub use cause::{Awaiting, Cause, CauseClass};
 pub use cipher::{CipherFailure, CipherJob, CipherOp, CipherOutput, JobId};
-pub use client::{Client, ClientConfig, Effect, Event};
+pub use client::{Client, ClientConfig, Effect, Event, MAX_ANSWER};
 pub use conformance::Conformance;
 pub use data::{Data, MAX_DEPTH, MAX_ELEMENTS};
 pub use error::Error;

@@ -1,0 +1,20 @@
+//! The crate from outside: worked examples, associations in memory, attackers between them, and properties.
+//!
+//! One binary with modules: they share the software cipher and the `Pair`.
+
+#[cfg(test)]
+mod associations;
+#[cfg(test)]
+mod attacks;
+#[cfg(test)]
+mod blocks;
+#[cfg(test)]
+mod pair;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod responder;
+#[cfg(test)]
+mod soft;
+#[cfg(test)]
+mod vectors;
