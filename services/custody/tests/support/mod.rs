@@ -3,6 +3,8 @@
 
 #![allow(
     dead_code,
+    unused_imports,
+    unreachable_pub,
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,

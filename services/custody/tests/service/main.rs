@@ -1,0 +1,107 @@
+//! Custody over mTLS with a real token: what it does, and above all what it refuses.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod keys;
+mod meter;
+mod permits;
+
+use std::path::Path;
+
+use dlms::{Data, Method};
+use kit::{Channel, Tasks};
+use latchkey_proto::{audit::v1::Permit, custody::v1::cipher_service_client::CipherServiceClient};
+use support::{Association, Bed, Meter, Running, action, get, method, permit, with_token};
+
+const METER: &str = "meter-0001";
+const SCRIPTS: &str = "0.0.10.1.0.255";
+const RELAY: &str = "0.0.96.3.10.255";
+const IC: &str = "0.0.43.1.0.255";
+
+#[test]
+fn custody_with_a_real_token() {
+    with_token("custody_with_a_real_token", |dir| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(everything(dir));
+    });
+}
+
+struct House {
+    bed: Bed,
+    running: Running,
+    custody: CipherServiceClient<Channel>,
+}
+
+impl House {
+    /// A context with HLS5 on the laboratory meter, under a permit of the reset's commands.
+    async fn hls(&self) -> Association {
+        let signed = self.bed.auditor.sign(&reset_permit());
+        Association::hls(&self.custody, &signed, METER)
+            .await
+            .unwrap()
+    }
+}
+
+/// Reads of relay and counter, and the cold reset script once.
+fn reset_permit() -> Permit {
+    let commands = vec![
+        get(70, RELAY, 2),
+        action(9, SCRIPTS, 1, &[0x12, 0, 3]),
+        get(1, IC, 2),
+        action(70, RELAY, 2, &[0x0F, 0]),
+    ];
+    permit(METER, commands)
+}
+
+fn cold() -> (Method, Option<Data>) {
+    (method(9, SCRIPTS, 1), Some(Data::LongUnsigned(3)))
+}
+
+async fn everything(dir: &Path) {
+    let (trigger, shutdown) = kit::shutdown();
+    let tasks = Tasks::new(shutdown);
+    let bed = Bed::new(dir, &tasks).await;
+    keys::lab_import_is_off_unless_configured(&bed, &tasks).await;
+    let running = bed
+        .custody("lab_import = true\ncounter_block = 4", &tasks)
+        .await;
+    let custody = bed.cipher(running.address, "latchkey/association");
+    let house = House {
+        bed,
+        running,
+        custody,
+    };
+    let mut simulated = Meter::new();
+
+    keys::keys_go_in_and_none_comes_out(&house).await;
+    keys::bad_keys_are_refused(&house).await;
+    keys::keys_are_generated_and_listed(&house).await;
+    keys::wrapped_keys_are_imported(&house).await;
+    permits::a_reset_is_ciphered_once(&house, &mut simulated).await;
+    meter::nothing_comes_before_its_turn(&house, &mut simulated).await;
+    permits::only_the_permit_is_ciphered(&house, &mut simulated).await;
+    meter::a_false_meter_is_found_out(&house, &mut simulated).await;
+    meter::responses_are_authentic_and_new(&house, &mut simulated).await;
+    meter::recordings_are_old(&house, &mut simulated).await;
+    meter::blocks_follow_a_permitted_get(&house, &mut simulated).await;
+    meter::low_level_security_believes_rising_counters_only(&house, &mut simulated).await;
+    meter::general_glo_names_the_sender(&house, &mut simulated).await;
+    permits::the_public_client_reads_counters_only(&house).await;
+    permits::a_permit_opens_what_it_says(&house).await;
+    permits::contexts_belong_to_their_peer(&house, &mut simulated).await;
+    keys::a_moved_row_is_noticed(&house).await;
+    let house = permits::uses_outlive_a_restart(house, &mut simulated, &tasks).await;
+    keys::no_secret_is_at_rest(&house).await;
+
+    house.running.stop().await;
+    trigger.fire();
+    tasks.join().await;
+}
