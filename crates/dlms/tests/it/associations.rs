@@ -394,7 +394,8 @@ fn a_title_that_is_not_expected_is_learnt() {
 
 #[test]
 fn a_configuration_that_cannot_work_sends_nothing() {
-    let change: [(Mechanism, fn(&mut dlms::ClientConfig)); 5] = [
+    type Change = fn(&mut dlms::ClientConfig);
+    let change: [(Mechanism, Change); 5] = [
         (Mechanism::HlsGmac, |config| config.client_title = None),
         (Mechanism::HlsGmac, |config| {
             config.authentication_value = vec![1; 7]

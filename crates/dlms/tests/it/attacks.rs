@@ -357,7 +357,8 @@ fn an_answer_of_another_service_fails() {
 
 #[test]
 fn a_meter_that_accepts_pass_3_must_prove_itself() {
-    let bent: [(fn(InvokeId) -> Response, Cause); 4] = [
+    type Bend = fn(InvokeId) -> Response;
+    let bent: [(Bend, Cause); 4] = [
         (
             |invoke| Response::Action {
                 invoke,
@@ -427,7 +428,8 @@ fn a_refusing_meter_is_quoted() {
 
 #[test]
 fn a_clear_apdu_never_leaves_by_a_mistake_of_the_key_holder() {
-    let clear: [fn(&[u8]) -> Vec<u8>; 3] = [
+    type Clear = fn(&[u8]) -> Vec<u8>;
+    let clear: [Clear; 3] = [
         <[u8]>::to_vec,
         |apdu| {
             Ciphered {

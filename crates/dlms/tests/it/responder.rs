@@ -68,92 +68,71 @@ fn nothing_is_served_without_an_association() {
     assert!(pair.asked.is_empty());
 }
 
+fn low(password: &[u8]) -> Aarq {
+    aarq(Some(Mechanism::Low), password)
+}
+
+/// Sends one to a meter of low-level security, and checks how it is refused.
+#[track_caller]
+fn refused(sap: u16, aarq: &Aarq, diagnostic: Diagnostic, error: Option<u8>) {
+    let mut pair = Pair::new(Mechanism::Low, Protection::Plain);
+    let aare = Aare::decode(&say(&mut pair, sap, aarq.encode())).unwrap();
+    assert_eq!(
+        (aare.result, aare.diagnostic),
+        (AssociationResult::RejectedPermanent, diagnostic)
+    );
+    assert_eq!(
+        aare.user_information,
+        error.map(|value| vec![0x0E, 1, 6, value])
+    );
+    assert!(
+        matches!(pair.meter_events.as_slice(), [Event::Refused { client_sap, .. }] if *client_sap == sap)
+    );
+}
+
 #[test]
 fn wrong_association_requests_are_refused_by_diagnostic() {
-    let low = || aarq(Some(Mechanism::Low), b"12345678");
-    let initiate = |change: fn(&mut dlms::initiate::InitiateRequest)| {
+    let good = || low(b"12345678");
+    refused(9, &good(), Diagnostic::NO_REASON, None);
+    let ciphered = Aarq {
+        context: ApplicationContext::LogicalNameCiphered,
+        ..good()
+    };
+    refused(1, &ciphered, Diagnostic::CONTEXT_NOT_SUPPORTED, None);
+    refused(1, &aarq(None, &[]), Diagnostic::MECHANISM_REQUIRED, None);
+    let other = aarq(Some(Mechanism::HlsGmac), &[1; 16]);
+    refused(1, &other, Diagnostic::MECHANISM_NOT_RECOGNISED, None);
+    for password in [&b"12345679"[..], b"1234567", b"123456789", b""] {
+        refused(1, &low(password), Diagnostic::AUTHENTICATION_FAILURE, None);
+    }
+    refused(
+        1,
+        &Aarq {
+            user_information: None,
+            ..good()
+        },
+        Diagnostic::NO_REASON,
+        None,
+    );
+}
+
+#[test]
+fn wrong_initiate_requests_are_refused_by_error() {
+    type Change = fn(&mut dlms::initiate::InitiateRequest);
+    let table: [(Change, u8); 4] = [
+        (|request| request.version = 5, 1),
+        (|request| request.conformance = Conformance::NONE, 2),
+        (|request| request.max_pdu = 11, 3),
+        (|request| request.dedicated_key = Some(vec![0; 16]), 4),
+    ];
+    for (change, error) in table {
         let mut request = dlms::initiate::InitiateRequest::new(Conformance::RESET, 500);
         change(&mut request);
-        Aarq {
+        let aarq = Aarq {
             user_information: Some(request.encode()),
-            ..low()
-        }
-    };
-    let table = [
-        (9, low(), Diagnostic::NO_REASON, None),
-        (
-            1,
-            Aarq {
-                context: ApplicationContext::LogicalNameCiphered,
-                ..low()
-            },
-            Diagnostic::CONTEXT_NOT_SUPPORTED,
-            None,
-        ),
-        (1, aarq(None, &[]), Diagnostic::MECHANISM_REQUIRED, None),
-        (
-            1,
-            aarq(Some(Mechanism::HlsGmac), &[1; 16]),
-            Diagnostic::MECHANISM_NOT_RECOGNISED,
-            None,
-        ),
-        (
-            1,
-            aarq(Some(Mechanism::Low), b"12345679"),
-            Diagnostic::AUTHENTICATION_FAILURE,
-            None,
-        ),
-        (
-            1,
-            aarq(Some(Mechanism::Low), b"1234567"),
-            Diagnostic::AUTHENTICATION_FAILURE,
-            None,
-        ),
-        (
-            1,
-            aarq(Some(Mechanism::Low), b""),
-            Diagnostic::AUTHENTICATION_FAILURE,
-            None,
-        ),
-        (
-            1,
-            initiate(|request| request.version = 5),
-            Diagnostic::NO_REASON,
-            Some(1),
-        ),
-        (
-            1,
-            initiate(|request| request.conformance = Conformance::NONE),
-            Diagnostic::NO_REASON,
-            Some(2),
-        ),
-        (
-            1,
-            initiate(|request| request.max_pdu = 11),
-            Diagnostic::NO_REASON,
-            Some(3),
-        ),
-        (
-            1,
-            initiate(|request| request.dedicated_key = Some(vec![0; 16])),
-            Diagnostic::NO_REASON,
-            Some(4),
-        ),
-    ];
-    for (sap, aarq, diagnostic, error) in table {
-        let mut pair = Pair::new(Mechanism::Low, Protection::Plain);
-        let aare = Aare::decode(&say(&mut pair, sap, aarq.encode())).unwrap();
-        assert_eq!(
-            (aare.result, aare.diagnostic),
-            (AssociationResult::RejectedPermanent, diagnostic)
-        );
-        assert_eq!(
-            aare.user_information,
-            error.map(|value| vec![0x0E, 1, 6, value])
-        );
-        assert!(
-            matches!(pair.meter_events.as_slice(), [Event::Refused { client_sap, .. }] if *client_sap == sap)
-        );
+            ..low(b"12345678")
+        };
+        refused(1, &aarq, Diagnostic::NO_REASON, Some(error));
     }
 }
 
