@@ -259,6 +259,11 @@ impl Outstanding {
         self.at(invoke).is_some()
     }
 
+    /// Whether this request is a GET that has not been answered to the end.
+    pub(crate) fn reads(&self, invoke: u8) -> bool {
+        matches!(self.at(invoke), Some(Waiting::Get { .. }))
+    }
+
     /// The block after one that came was asked for.
     pub(crate) fn next_block(&mut self, invoke: u8) {
         self.put(invoke, Some(Waiting::Get { received: None }));

@@ -210,6 +210,11 @@ pub(super) async fn the_public_client_reads_counters_only(house: &House) {
         .unwrap();
     let read = plain.get_apdu(70, RELAY, 2);
     assert_eq!(plain.protect(read.clone()).await.unwrap(), (read, 0));
+    let next = |invoke| Request::GetNext { invoke, block: 1 }.encode();
+    let more = next(plain.invoke());
+    assert_eq!(plain.protect(more.clone()).await.unwrap(), (more, 0));
+    let none = next(InvokeId::new(9));
+    assert_eq!(reason(plain.protect(none).await), "APDU_NOT_PERMITTED");
     let other = plain.get_apdu(70, RELAY, 3);
     assert_eq!(reason(plain.protect(other).await), "APDU_NOT_PERMITTED");
     let refused = Association::hls(&house.custody, &bare, "meter-bare").await;
