@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use kit::{PeerName, clock, context, permit};
+use kit::{PeerName, clock, context, crash_point, permit};
 use latchkey_proto::audit::v1::{
     AllowlistEntry, AllowlistSide, AuthoriseRequest, AuthoriseResponse, Command, CommandDigest,
     Entry, EntryKind, Permit, RecordRequest, SignedPermit,
@@ -154,16 +154,16 @@ impl Auditor {
         receipt: Receipt,
     ) -> Result<AuthoriseResponse, Error> {
         let (signature, key_id) = if receipt.key_id.is_empty() {
-            crash::here(crash::BEFORE_PERMIT_SIGNED);
+            crash_point(crash::BEFORE_SIGN_PERMIT);
             let message = permit::signing_input(&receipt.permit);
             let signature = self.signer.sign(PERMIT_KEY, &message).await?.to_vec();
-            crash::here(crash::AFTER_PERMIT_SIGNED);
+            crash_point(crash::AFTER_SIGN_PERMIT);
             let key_id = self.keys.permit.key_id();
             self.store
                 .put_signature(key.scope, &key.request_id, &signature, &key_id)
                 .await
                 .map_err(|e| Error::TrailUnwritable(Some(e)))?;
-            crash::here(crash::AFTER_PERMIT_STORED);
+            crash_point(crash::AFTER_STORE_PERMIT);
             (signature, key_id)
         } else {
             (receipt.signature, receipt.key_id)

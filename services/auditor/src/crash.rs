@@ -1,36 +1,29 @@
-//! Every place where a test may kill this process: before and after each durable step and each signature.
+//! The lines at which a test may kill the process: before and after each durable step and each signature.
 
-use kit::crash_point;
+macro_rules! crash_points {
+    ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
+        $($(#[$doc])* pub(crate) const $name: &str = $value;)*
 
-/// Before the transaction that makes a batch of entries durable.
-pub const BEFORE_COMMIT: &str = "auditor.before_commit";
-/// After it, before anybody was told.
-pub const AFTER_COMMIT: &str = "auditor.after_commit";
-/// The intent is durable; its permit is not signed.
-pub const BEFORE_PERMIT_SIGNED: &str = "auditor.before_permit_signed";
-/// The permit is signed; its signature is not stored.
-pub const AFTER_PERMIT_SIGNED: &str = "auditor.after_permit_signed";
-/// The signature is stored; the caller does not have it.
-pub const AFTER_PERMIT_STORED: &str = "auditor.after_permit_stored";
-/// Before a checkpoint is signed.
-pub const BEFORE_CHECKPOINT: &str = "auditor.before_checkpoint";
-/// The checkpoint is signed; it is not stored.
-pub const AFTER_CHECKPOINT_SIGNED: &str = "auditor.after_checkpoint_signed";
-/// The checkpoint is stored; nobody has it.
-pub const AFTER_CHECKPOINT_STORED: &str = "auditor.after_checkpoint_stored";
+        /// Every crash point of the auditor, for the test that walks them all.
+        pub const CRASH_POINTS: &[&str] = &[$($name),*];
+    };
+}
 
-/// All of them, for the crash tests.
-pub const ALL: [&str; 8] = [
-    BEFORE_COMMIT,
-    AFTER_COMMIT,
-    BEFORE_PERMIT_SIGNED,
-    AFTER_PERMIT_SIGNED,
-    AFTER_PERMIT_STORED,
-    BEFORE_CHECKPOINT,
-    AFTER_CHECKPOINT_SIGNED,
-    AFTER_CHECKPOINT_STORED,
-];
-
-pub(crate) fn here(name: &'static str) {
-    crash_point(name);
+crash_points! {
+    /// Before the transaction that makes a batch of entries durable.
+    BEFORE_COMMIT = "auditor.commit.before";
+    /// After it, before anybody was told.
+    AFTER_COMMIT = "auditor.commit.after";
+    /// The intent is durable, its permit is not signed.
+    BEFORE_SIGN_PERMIT = "auditor.permit.before_sign";
+    /// The permit is signed, its signature is not stored.
+    AFTER_SIGN_PERMIT = "auditor.permit.after_sign";
+    /// The signature is stored, the caller does not have it.
+    AFTER_STORE_PERMIT = "auditor.permit.after_store";
+    /// A checkpoint is wanted.
+    BEFORE_SIGN_CHECKPOINT = "auditor.checkpoint.before_sign";
+    /// The checkpoint is signed, it is not stored.
+    AFTER_SIGN_CHECKPOINT = "auditor.checkpoint.after_sign";
+    /// The checkpoint is stored, nobody has it.
+    AFTER_STORE_CHECKPOINT = "auditor.checkpoint.after_store";
 }

@@ -24,7 +24,7 @@ mod allowlist;
 mod api;
 mod auditor;
 mod config;
-pub mod crash;
+mod crash;
 mod error;
 pub mod policy;
 mod request;
@@ -35,6 +35,7 @@ mod trail;
 
 pub use allowlist::Network;
 pub use config::{Config, Role, Seed, Side};
+pub use crash::CRASH_POINTS;
 pub use error::{Error, StartFault};
 
 use api::Api;

@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use kit::{Shutdown, clock};
+use kit::{Shutdown, clock, crash_point};
 use latchkey_proto::audit::v1::{AllowlistEntry, AllowlistSide, Entry, Permit};
 use prost::Message as _;
 use tlog::{Hash, Tree, leaf_hash};
@@ -210,9 +210,9 @@ impl Writer {
             }
             results.push(result);
         }
-        crash::here(crash::BEFORE_COMMIT);
+        crash_point(crash::BEFORE_COMMIT);
         tx.commit().await?;
-        crash::here(crash::AFTER_COMMIT);
+        crash_point(crash::AFTER_COMMIT);
         if !leaves.is_empty() {
             self.tree.extend(leaves);
             self.head.send_replace(self.tree.clone());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::Stream;
+use kit::crash_point;
 use latchkey_proto::audit::v1::{Entry, IndexedEntry};
 use prost::Message as _;
 use tlog::{Checkpoint, Hash, Tree, export, proof};
@@ -109,10 +110,10 @@ impl Trail {
             return Ok(signed.clone());
         }
         let checkpoint = Checkpoint::new(self.keys.log.name(), tree.size(), tree.root())?;
-        crash::here(crash::BEFORE_CHECKPOINT);
+        crash_point(crash::BEFORE_SIGN_CHECKPOINT);
         let message = checkpoint.to_string();
         let signature = self.signer.sign(LOG_KEY, message.as_bytes()).await?;
-        crash::here(crash::AFTER_CHECKPOINT_SIGNED);
+        crash_point(crash::AFTER_SIGN_CHECKPOINT);
         let newest = Signed {
             size: tree.size(),
             note: checkpoint.seal(&self.keys.log, &signature),
@@ -122,7 +123,7 @@ impl Trail {
             .put_checkpoint(newest.size, &newest.note)
             .await
             .map_err(|e| Error::TrailUnwritable(Some(e)))?;
-        crash::here(crash::AFTER_CHECKPOINT_STORED);
+        crash_point(crash::AFTER_STORE_CHECKPOINT);
         *signed = Some(newest.clone());
         Ok(newest)
     }

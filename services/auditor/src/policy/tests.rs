@@ -246,6 +246,22 @@ fn only_the_exact_entry_descriptor_selects_columns() {
     assert_eq!(selection(&longer).0, "other");
 }
 
+#[test]
+fn what_the_reset_service_encodes_is_what_is_read_here() {
+    for (from_column, to_column) in [(1, 1), (1, 2), (3, 7)] {
+        let encoded = dlms::Selection::Entry {
+            from_entry: 9,
+            to_entry: 0,
+            from_column,
+            to_column,
+        };
+        assert_eq!(
+            selection(&encoded.encode()),
+            ("entry", from_column, to_column)
+        );
+    }
+}
+
 // ---- the fail-open traps
 
 const SCHEMA_TEXT: &str = include_str!("../../policy/schema.cedarschema");

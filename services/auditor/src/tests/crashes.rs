@@ -13,7 +13,7 @@ async fn a_crash_at_any_step_ends_in_one_intent_and_one_permit() {
     if let Some(dir) = std::env::var_os(DIR) {
         return doomed(Path::new(&dir)).await;
     }
-    for point in crash::ALL {
+    for point in CRASH_POINTS {
         let (_guard, dir) = temporary();
         let status = Process::new(std::env::current_exe().unwrap())
             .args(["--exact", NAME])
