@@ -188,3 +188,81 @@ impl Contexts {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn now() -> SystemTime {
+        kit::clock::from_micros(1_800_000_000_000_000)
+    }
+
+    fn peer(path: &str) -> PeerName {
+        format!("spiffe://t/{path}").parse().unwrap()
+    }
+
+    fn plain(id: &str, seconds: u64) -> Context {
+        Context {
+            id: id.to_owned(),
+            owner: peer("association"),
+            permit: Permit::default(),
+            allowed: Vec::new(),
+            ends: now() + Duration::from_secs(seconds),
+            mode: Mode::Plain,
+            protection: dlms::Protection::Plain,
+            keys: None,
+            challenge: Vec::new(),
+            received_before: None,
+            state: tokio::sync::Mutex::new(State {
+                stage: Stage::Open,
+                counters: 0..0,
+                received: None,
+                proven: false,
+                outstanding: Outstanding::default(),
+            }),
+        }
+    }
+
+    #[test]
+    fn contexts_end_with_their_permit_and_belong_to_their_peer() {
+        let contexts = Contexts::new(8);
+        contexts.insert(plain("a", 10), now());
+        let get = |peer: &PeerName, seconds| {
+            contexts
+                .get("a", peer, now() + Duration::from_secs(seconds))
+                .err()
+        };
+        assert!(get(&peer("association"), 9).is_none());
+        assert!(matches!(
+            get(&peer("other"), 0),
+            Some(Error::ContextUnknown)
+        ));
+        assert!(contexts.remove("a", &peer("other")).is_none());
+        assert!(matches!(
+            get(&peer("association"), 10),
+            Some(Error::PermitExpired)
+        ));
+        assert!(matches!(
+            get(&peer("association"), 0),
+            Some(Error::ContextUnknown)
+        ));
+    }
+
+    #[test]
+    fn there_are_never_more_than_configured() {
+        let contexts = Contexts::new(2);
+        let there = |id: &str| contexts.get(id, &peer("association"), now()).is_ok();
+        contexts.insert(plain("a", 10), now());
+        contexts.insert(plain("b", 10), now());
+        assert!(there("a"), "a is used, b is idle");
+        contexts.insert(plain("c", 10), now());
+        assert!(there("a") && !there("b") && there("c"));
+        contexts.insert(plain("d", 99), now() + Duration::from_secs(10));
+        assert!(
+            there("d") && !there("a") && !there("c"),
+            "what has ended makes room first"
+        );
+    }
+}

@@ -10,10 +10,12 @@ use aws_lc_rs::digest;
 use kit::{Shutdown, Trail};
 use latchkey_proto::audit::v1::{CommandDigest, CommandService, Entry, EntryKind, Permit};
 use tokio::sync::{Notify, mpsc};
+use tonic::Code;
 
 use crate::{
     apdu::{Asked, Service},
-    store::Store,
+    error::Error,
+    store::{Pending, Store},
 };
 
 /// Refusals that wait for the auditor.
@@ -116,31 +118,38 @@ impl Carrier {
     /// Whether everything in the outbox is in the trail now.
     async fn carry_stored(&self) -> bool {
         loop {
-            let pending = match self.store.pending(PAGE).await {
-                Ok(pending) => pending,
+            match self.carry_page().await {
+                Ok(0) => return true,
+                Ok(_) => {}
                 Err(error) => {
-                    tracing::error!(error = %kit::status::chain(&error), "the outbox cannot be read");
-                    return false;
-                }
-            };
-            if pending.is_empty() {
-                return true;
-            }
-            for entry in pending {
-                // The row's own id: an entry that was recorded before a crash is recorded once.
-                if let Err(status) = self
-                    .trail
-                    .record_as(entry.request_id.clone(), entry.entry)
-                    .await
-                {
-                    tracing::warn!(code = ?status.code(), "the auditor takes no entry; it waits in the outbox");
-                    return false;
-                }
-                if let Err(error) = self.store.forget(&entry.request_id).await {
-                    tracing::error!(error = %kit::status::chain(&error), "the outbox cannot be written");
+                    tracing::warn!(%error, "entries wait in the outbox");
                     return false;
                 }
             }
+        }
+    }
+
+    /// Carries the oldest entries; how many.
+    async fn carry_page(&self) -> Result<usize, String> {
+        let chain = |error: Error| kit::status::chain(&error);
+        let pending = self.store.pending(PAGE).await.map_err(chain)?;
+        let (count, mut refused) = (pending.len(), 0);
+        for Pending { request_id, entry } in pending {
+            // The row's own id: an entry that was recorded before a crash is recorded once.
+            match self.trail.record_as(request_id.clone(), entry).await {
+                Ok(_) => self.store.forget(&request_id).await.map_err(chain)?,
+                Err(status) if status.code() == Code::InvalidArgument => {
+                    // It must not hold up those behind it, and must not be lost.
+                    tracing::error!(request_id, %status, "the auditor refuses an entry; it stays in the outbox");
+                    refused += 1;
+                }
+                Err(status) => return Err(format!("the auditor takes no entries: {status}")),
+            }
+        }
+        if refused == 0 {
+            Ok(count)
+        } else {
+            Err(format!("the auditor refuses {refused} entries"))
         }
     }
 
@@ -152,12 +161,16 @@ impl Carrier {
     }
 }
 
-/// An entry about a meter.
+/// An entry about a meter. A text that is no meter id is left out: the auditor would refuse the entry, and with it the
+/// report of whoever sent such a text.
 pub(crate) fn entry(kind: EntryKind, principal: &str, meter_id: &str, detail: String) -> Entry {
     Entry {
         kind: kind.into(),
         principal: principal.to_owned(),
-        meter_id: meter_id.chars().take(64).collect(),
+        meter_id: Some(meter_id)
+            .filter(|id| kit::check::meter_id(id).is_ok())
+            .unwrap_or_default()
+            .to_owned(),
         detail: detail.chars().take(1024).collect(),
         request_id: kit::context::request_id().chars().take(64).collect(),
         ..Entry::default()
@@ -176,12 +189,17 @@ pub(crate) fn under_permit(
         permit_id: permit.permit_id.clone(),
         purpose: permit.purpose,
         tier: permit.tier,
-        commands: asked.map(command_digest).into_iter().collect(),
+        commands: asked.and_then(command_digest).into_iter().collect(),
         ..entry(kind, &permit.principal, &permit.meter_id, detail)
     }
 }
 
-fn command_digest(asked: &Asked) -> CommandDigest {
+/// A command as the trail names it; none for what no COSEM object has (class 0, index 0): its entry goes without, rather
+/// than not at all.
+fn command_digest(asked: &Asked) -> Option<CommandDigest> {
+    if asked.class_id == 0 || asked.index < 1 {
+        return None;
+    }
     let service = match asked.service {
         Service::Get => CommandService::Get,
         Service::Set => CommandService::Set,
@@ -190,11 +208,40 @@ fn command_digest(asked: &Asked) -> CommandDigest {
     let mut hash = digest::Context::new(&digest::SHA256);
     hash.update(&asked.parameter);
     hash.update(&asked.selection);
-    CommandDigest {
+    Some(CommandDigest {
         service: service.into(),
         class_id: asked.class_id.into(),
         logical_name: asked.name.to_string(),
         index: asked.index.into(),
         digest: hash.finish().as_ref().to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_odd_request_cannot_keep_its_refusal_out_of_the_trail() {
+        let entry = entry(EntryKind::Denial, "", "no/meter", "x".repeat(2000));
+        assert_eq!((entry.meter_id.as_str(), entry.detail.len()), ("", 1024));
+        let asked = |class_id, index| Asked {
+            service: Service::Get,
+            class_id,
+            name: dlms::Obis::new([0; 6]),
+            index,
+            parameter: Vec::new(),
+            selection: Vec::new(),
+        };
+        for (class_id, index, named) in [(1, 2, 1), (0, 2, 0), (1, 0, 0), (1, -1, 0)] {
+            let asked = asked(class_id, index);
+            let entry = under_permit(
+                EntryKind::Denial,
+                &Permit::default(),
+                Some(&asked),
+                String::new(),
+            );
+            assert_eq!(entry.commands.len(), named);
+        }
     }
 }

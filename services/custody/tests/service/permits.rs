@@ -143,6 +143,11 @@ pub(super) async fn only_the_permit_is_ciphered(house: &House, meter: &mut Meter
         reason(association.protect(billing).await),
         "APDU_NOT_PERMITTED"
     );
+    let every_attribute = association.get_apdu(70, RELAY, 0);
+    assert_eq!(
+        reason(association.protect(every_attribute).await),
+        "APDU_NOT_PERMITTED"
+    );
     let next = Request::GetNext {
         invoke: InvokeId::new(1),
         block: 1,

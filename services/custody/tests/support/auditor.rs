@@ -161,6 +161,12 @@ impl TrailService for Ears {
         let RecordRequest { request_id, entry } = request.into_inner();
         let mut entries = self.0.lock().expect("no panic");
         let entry = entry.expect("an entry");
+        let is_meter = entry.meter_id.is_empty() || kit::check::meter_id(&entry.meter_id).is_ok();
+        let named = entry
+            .commands
+            .iter()
+            .all(|c| c.class_id > 0 && (1..=127).contains(&c.index));
+        assert!(is_meter && named, "the auditor would refuse {entry:?}");
         let first = entries.entry(request_id).or_insert_with(|| entry.clone());
         assert_eq!(*first, entry, "one id, one entry");
         Ok(Response::new(RecordResponse { leaf_index: 0 }))
