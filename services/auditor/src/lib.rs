@@ -63,7 +63,8 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let token = hsm::Token::open(&config.token, hsm::Role::Auditor).await?;
     let tasks = Tasks::new(shutdown.clone());
     let server = Server::new("auditor", &config.server)?;
-    let (api, writable) = start(config, Arc::new(token), &tasks).await?;
+    let (finish, finished) = kit::shutdown();
+    let (api, writable) = start(config, Arc::new(token), &tasks, finished).await?;
     let server = server
         .add(PermitServiceServer::new(api.clone()))
         .add(TrailServiceServer::new(api.clone()))
@@ -78,15 +79,19 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     );
     drop(api);
     server.serve(listener, shutdown).await?;
+    // only now: requests that were let end needed the writer
+    finish.fire();
     tasks.join().await;
     Ok(())
 }
 
-/// Everything but the server: recovers the trail, starts the writer, and says so in the trail.
+/// Everything but the server: recovers the trail, starts the writer (which ends with `finished`), and says so in the
+/// trail.
 async fn start(
     config: Config,
     signer: Arc<dyn Sign>,
     tasks: &Tasks,
+    finished: Shutdown,
 ) -> Result<(Api, watch::Receiver<bool>), StartError> {
     let policy = Policy::load(config.policy_dir.as_deref())?;
     let keys = Keys::read(&config.origin, signer.as_ref()).await?;
@@ -94,7 +99,7 @@ async fn start(
     let (tree, signed) = trail::recover(&store, &keys).await?;
     tracing::info!(size = tree.size(), vkey = %keys.log, "the trail is whole");
     let (writer, ends) = Writer::new(store.clone(), tree);
-    tasks.spawn("writer", writer.run(tasks.shutdown().clone()));
+    tasks.spawn("writer", writer.run(finished));
     let trail = Trail::new(
         store.clone(),
         keys.clone(),

@@ -143,19 +143,21 @@ impl Writer {
         (writer, ends)
     }
 
-    /// Writes until nobody can ask any more. `shutdown` only ends the waiting of a writer that cannot write.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+    /// Writes until nobody can ask any more, or until `finished` fires: then what is waiting is still written.
+    pub(crate) async fn run(mut self, finished: Shutdown) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut closing = false;
         loop {
-            let received = if self.sure {
-                self.jobs.recv_many(&mut batch, BATCH).await
-            } else {
-                tokio::select! {
-                    received = self.jobs.recv_many(&mut batch, BATCH) => received,
-                    () = tokio::time::sleep(RETRY), if !shutdown.is_fired() => {
-                        self.catch_up().await;
-                        continue;
-                    }
+            let received = tokio::select! {
+                received = self.jobs.recv_many(&mut batch, BATCH) => received,
+                () = tokio::time::sleep(RETRY), if !self.sure && !closing => {
+                    self.catch_up().await;
+                    continue;
+                }
+                () = finished.fired(), if !closing => {
+                    closing = true;
+                    self.jobs.close();
+                    continue;
                 }
             };
             if received == 0 {

@@ -198,18 +198,15 @@ impl Store {
         Ok(unsigned(version))
     }
 
-    /// The allowlist and its version, from one moment.
+    /// The version of the allowlist, and the list, which is never older than it: whoever holds that version holds
+    /// every removal up to it.
     pub(crate) async fn allowlist(&self) -> Result<(u64, Vec<AllowlistEntry>), sqlx::Error> {
-        let mut tx = self.0.begin().await?;
+        let version = self.allowlist_version().await?;
         let rows: Vec<(i64, String, String, String, i64)> = sqlx::query_as(
             "SELECT side, network, reason, added_by, added_us FROM allowlist ORDER BY side, network",
         )
-        .fetch_all(&mut *tx)
+        .fetch_all(&self.0)
         .await?;
-        let version: i64 = sqlx::query_scalar("SELECT version FROM allowlist_version WHERE id = 1")
-            .fetch_one(&mut *tx)
-            .await?;
-        tx.commit().await?;
         let entries = rows
             .into_iter()
             .map(
@@ -222,7 +219,7 @@ impl Store {
                 },
             )
             .collect();
-        Ok((unsigned(version), entries))
+        Ok((version, entries))
     }
 }
 

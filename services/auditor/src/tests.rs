@@ -95,7 +95,13 @@ fn url(dir: &Path) -> String {
 async fn try_start(dir: &Path) -> Result<Running, StartError> {
     let (trigger, shutdown) = kit::shutdown();
     let tasks = Tasks::new(shutdown);
-    let (api, writable) = start(config(dir), Arc::new(InMemory), &tasks).await?;
+    let (api, writable) = start(
+        config(dir),
+        Arc::new(InMemory),
+        &tasks,
+        tasks.shutdown().clone(),
+    )
+    .await?;
     Ok(Running {
         api,
         writable,
@@ -111,7 +117,6 @@ impl Running {
 
     async fn stop(self) {
         self.trigger.fire();
-        drop(self.api);
         self.tasks.join().await;
     }
 

@@ -169,7 +169,8 @@ async fn another_origin_is_refused() {
     let (_trigger, shutdown) = kit::shutdown();
     let mut config = config(&dir);
     config.origin = "latchkey.test/other".to_owned();
-    let refused = start(config, Arc::new(InMemory), &Tasks::new(shutdown)).await;
+    let tasks = Tasks::new(shutdown.clone());
+    let refused = start(config, Arc::new(InMemory), &tasks, shutdown).await;
     let refused = refused.err().map(|e| e.to_string()).unwrap_or_default();
     assert!(refused.contains("`origin`"), "{refused}");
 }
@@ -251,4 +252,22 @@ async fn a_trail_that_shrinks_behind_the_writer_is_never_written_again() {
         assert!(matches!(refused, Err(Error::TrailUnwritable(_))));
     }
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_writer_that_is_finished_writes_what_is_waiting_and_takes_nothing_more() {
+    let (_guard, dir) = temporary();
+    let running = Running::start(&dir).await;
+    let ids: Vec<String> = (0..50).map(id).collect();
+    let waiting = ids.iter().map(|id| running.record(id, "x"));
+    let (answers, ()) = futures::join!(futures::future::join_all(waiting), async {
+        running.trigger.fire();
+    });
+    // each was either written or refused, and whoever was told of an index finds it there
+    let acknowledged: Vec<u64> = answers.into_iter().filter_map(Result::ok).collect();
+    running.tasks.join().await;
+    let refused = running.record(&id(99), "x").await;
+    assert!(matches!(refused, Err(Error::TrailUnwritable(_))));
+    let size = running.verified().await;
+    assert!(acknowledged.iter().all(|index| *index < size));
 }
