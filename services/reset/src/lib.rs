@@ -1,1 +1,92 @@
-//! reset
+//! The reset service: decides and drives resets.
+//!
+//! ```text
+//!  ResetService ───────▶ orders ──▶ store (rows, stories, readings, entries owed)
+//!  MeterAccessService ─┐    │         ▲
+//!                      │    ▼         │ every transition, before its effect
+//!                      │  crew ──▶ driver ⇄ machine (the reset as a value)
+//!                      │              │
+//!                      ├──────────────┼──▶ office ──▶ auditor (permits, trail)
+//!                      └──────────────┴──▶ meters ──▶ association service ──▶ meter
+//! ```
+//!
+//! It sees no key, no APDU and no measured value. A command leaves only under a permit whose intent is in the trail
+//! (P1); a lost answer is unknown, never failed, and never sent again without proof (P5); the relay is read and never
+//! commanded (P6).
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod bluebook;
+mod config;
+mod crash;
+mod crew;
+mod driver;
+mod error;
+mod facts;
+mod failure;
+mod meter;
+mod office;
+mod orders;
+mod plan;
+mod profile;
+mod store;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use kit::{Listener, Server, Shutdown, StartError, Tasks};
+use latchkey_proto::reset::v1::{
+    meter_access_service_server::MeterAccessServiceServer, reset_service_server::ResetServiceServer,
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    api::Api, crew::Crew, driver::Deps, meter::Meters, office::Office, profile::Profiles,
+    store::Store,
+};
+pub use crate::{config::Config, crash::CRASH_POINTS, error::Error};
+
+/// Runs until `shutdown` fires, then drains and returns. Resets that have not ended go on at the next start.
+#[must_use]
+pub fn serve(
+    config: Config,
+    listener: Listener,
+    shutdown: Shutdown,
+) -> BoxFuture<'static, Result<(), StartError>> {
+    Box::pin(run(config, listener, shutdown))
+}
+
+async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(), StartError> {
+    let tls = &config.server.tls;
+    let office = Office::new(kit::client::channel(&config.auditor, tls)?);
+    let meters = Meters::new(kit::client::channel(&config.association, tls)?);
+    let store = Store::new(kit::sql::open(&config.database, store::MIGRATIONS).await?);
+    let profiles = Profiles::load(config.profile_dir.as_deref())?;
+    let slots = Arc::new(Semaphore::new(config.concurrency));
+    let server = config.server.clone();
+    let deps = Arc::new(Deps {
+        config,
+        profiles,
+        store,
+        meters,
+        office,
+        slots,
+    });
+    let tasks = Tasks::new(shutdown.clone());
+    let crew = Crew::new(deps.clone(), tasks.clone());
+    crew.recover().await?;
+    let api = Api {
+        deps,
+        crew,
+        shutdown: shutdown.clone(),
+    };
+    let limit = server.max_message_bytes;
+    let served = Server::new("reset", &server)?
+        .add(ResetServiceServer::new(api.clone()).max_decoding_message_size(limit))
+        .add(MeterAccessServiceServer::new(api).max_decoding_message_size(limit))
+        .serve(listener, shutdown)
+        .await;
+    tasks.join().await;
+    served
+}

@@ -1,2 +1,5 @@
-//! bin
-fn main() {}
+//! The reset service as a process.
+
+fn main() -> std::process::ExitCode {
+    kit::run("reset", reset::serve)
+}

@@ -1,0 +1,130 @@
+//! The resets under way: one task each, one reset per meter, found again after a crash.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use kit::Tasks;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    driver::{CancelRequest, Deps, Driver},
+    error::Error,
+    store::Row,
+};
+
+/// Cancellations that wait for one reset.
+const MAILBOX: usize = 8;
+
+/// Starts drivers and reaches them.
+#[derive(Clone)]
+pub(crate) struct Crew {
+    deps: Arc<Deps>,
+    tasks: Tasks,
+    active: Arc<Mutex<HashMap<String, Active>>>,
+}
+
+struct Active {
+    cancel: mpsc::Sender<CancelRequest>,
+    changed: watch::Receiver<()>,
+}
+
+impl Crew {
+    pub(crate) fn new(deps: Arc<Deps>, tasks: Tasks) -> Self {
+        Self {
+            deps,
+            tasks,
+            active: Arc::default(),
+        }
+    }
+
+    /// Goes on with every reset that has not ended.
+    pub(crate) async fn recover(&self) -> Result<(), Error> {
+        for row in self.deps.store.unfinished().await? {
+            tracing::info!(
+                reset_id = row.order.reset_id,
+                meter_id = row.order.meter_id,
+                "goes on with a reset"
+            );
+            self.start(row);
+        }
+        Ok(())
+    }
+
+    /// Drives a stored reset. One that is driven already is left alone.
+    pub(crate) fn start(&self, row: Row) {
+        let reset_id = row.order.reset_id.clone();
+        let request_id = row.order.request_id.clone();
+        let (cancel, mailbox) = mpsc::channel(MAILBOX);
+        let (changed, changes) = watch::channel(());
+        {
+            let mut active = self.active();
+            if active.contains_key(&reset_id) {
+                return;
+            }
+            active.insert(
+                reset_id.clone(),
+                Active {
+                    cancel,
+                    changed: changes,
+                },
+            );
+        }
+        let crew = self.clone();
+        let shutdown = self.tasks.shutdown().clone();
+        let work = async move {
+            let driven = match Driver::new(crew.deps.clone(), row, changed) {
+                Ok(driver) => Box::pin(driver.run(mailbox, shutdown)).await,
+                Err(error) => Err(error),
+            };
+            crew.active().remove(&reset_id);
+            if let Err(error) = driven {
+                tracing::error!(error = %kit::status::chain(&error), reset_id, "a reset is not driven any more; it goes on at the next start");
+            }
+        };
+        self.tasks
+            .spawn("reset", kit::context::scope(request_id, work));
+    }
+
+    /// Cancels a reset; it is stored when this returns. Cancelling one that is cancelled changes nothing.
+    pub(crate) async fn cancel(&self, reset_id: &str) -> Result<(), Error> {
+        let row = self.deps.store.load(reset_id).await?;
+        let row = row.ok_or_else(|| Error::ResetUnknown(reset_id.to_owned()))?;
+        if let Some(outcome) = row.machine.outcome() {
+            return match outcome.verdict {
+                None => Ok(()),
+                Some(_) => Err(Error::Over(reset_id.to_owned())),
+            };
+        }
+        let mailbox = self
+            .active()
+            .get(reset_id)
+            .map(|active| active.cancel.clone());
+        let Some(mailbox) = mailbox else {
+            return Err(Error::Stopping);
+        };
+        let (asked, told) = oneshot::channel();
+        let sent = mailbox.send(asked).await;
+        match sent {
+            Ok(()) => match told.await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Error::PastPivot(reset_id.to_owned())),
+                // It ended, or the service stops.
+                Err(_) => Err(Error::Over(reset_id.to_owned())),
+            },
+            Err(_) => Err(Error::Over(reset_id.to_owned())),
+        }
+    }
+
+    /// Something to wait on until a reset changes; `None` if nobody drives it.
+    pub(crate) fn subscribe(&self, reset_id: &str) -> Option<watch::Receiver<()>> {
+        self.active()
+            .get(reset_id)
+            .map(|active| active.changed.clone())
+    }
+
+    fn active(&self) -> MutexGuard<'_, HashMap<String, Active>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
