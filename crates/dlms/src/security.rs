@@ -361,7 +361,9 @@ mod tests {
         assert_eq!(plain_tag(0), None);
         assert_eq!(glo_tag(0xC7), Some(0xCF));
         assert_eq!(Protection::GeneralGlo.tag(0xC0), Some(GENERAL_GLO));
-        assert_eq!(Protection::GeneralGlo.tag(0x01), Some(0x21));
+        for (plain, glo) in [(0x01, 0x21), (0x08, 0x28), (0x0E, 0x2E)] {
+            assert_eq!(Protection::GeneralGlo.tag(plain), Some(glo));
+        }
         assert_eq!(Protection::Plain.tag(0xC0), None);
         assert_eq!(Protection::Glo.tag(0xD8), None);
     }

@@ -133,10 +133,14 @@ fn an_old_answer_in_front_of_the_right_one_is_dropped() {
 #[test]
 fn an_answer_between_other_ports_is_not_ours() {
     let mut pair = Pair::opened(Mechanism::None, Protection::Plain);
-    pair.to_client = Box::new(|mut frame| {
-        let right = frame.clone();
-        frame[3] = 9;
-        vec![frame, right]
+    pair.to_client = Box::new(|frame| {
+        let foreign = |port: usize| {
+            let mut frame = frame.clone();
+            frame[port] = 9;
+            *frame.last_mut().unwrap() ^= 1;
+            frame
+        };
+        vec![foreign(3), foreign(5), frame]
     });
     pair.request(get());
     assert_eq!(pair.value(), Data::DoubleLongUnsigned(5009));

@@ -428,31 +428,44 @@ fn a_refusing_meter_is_quoted() {
 
 #[test]
 fn a_clear_apdu_never_leaves_by_a_mistake_of_the_key_holder() {
-    type Clear = fn(&[u8]) -> Vec<u8>;
-    let clear: [Clear; 3] = [
-        <[u8]>::to_vec,
-        |apdu| {
-            Ciphered {
-                tag: 0xC8,
-                title: None,
-                control: SecurityControl::AUTH,
-                counter: 1,
-                body: [apdu, &[0; 12]].concat(),
-            }
-            .encode()
-        },
-        |_| vec![],
-    ];
-    for clear in clear {
-        let mut client = Pair::opened(Mechanism::None, Protection::Glo).client;
+    let ciphered = |tag, title, control| {
+        let body = vec![0; 20];
+        Ciphered {
+            tag,
+            title,
+            control,
+            counter: 1,
+            body,
+        }
+        .encode()
+    };
+    let (good, stranger) = (SecurityControl::AUTH_ENC, SystemTitle::new([9; 8]));
+    for (protection, output) in [
+        (Protection::Glo, None),
+        (Protection::Glo, Some(vec![])),
+        (
+            Protection::Glo,
+            Some(ciphered(0xC8, None, SecurityControl::AUTH)),
+        ),
+        (Protection::Glo, Some(ciphered(0xCB, None, good))),
+        (
+            Protection::Glo,
+            Some(ciphered(0xDB, Some(CLIENT_TITLE), good)),
+        ),
+        (
+            Protection::GeneralGlo,
+            Some(ciphered(0xDB, Some(stranger), good)),
+        ),
+    ] {
+        let mut client = Pair::opened(Mechanism::None, protection).client;
         client.request(0, get()).unwrap();
         let Some(dlms::Effect::Cipher(job)) = client.poll() else {
             panic!("no job")
         };
-        let dlms::CipherOp::Protect { apdu, .. } = &job.op else {
+        let dlms::CipherOp::Protect { apdu, .. } = job.op else {
             panic!("another job")
         };
-        client.handle_cipher(0, job.id, Ok(CipherOutput::Apdu(clear(apdu), 1)));
+        client.handle_cipher(0, job.id, Ok(CipherOutput::Apdu(output.unwrap_or(apdu), 1)));
         assert!(matches!(
             client.cause(),
             Some(Cause::BadCipherOutput { .. })

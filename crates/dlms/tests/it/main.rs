@@ -17,4 +17,6 @@ mod responder;
 #[cfg(test)]
 mod soft;
 #[cfg(test)]
+mod values;
+#[cfg(test)]
 mod vectors;

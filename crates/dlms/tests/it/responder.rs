@@ -289,7 +289,7 @@ fn a_ciphered_association_takes_nothing_else() {
         .client_keys
         .protect(&plain, Protection::GeneralGlo, 100);
     assert_eq!(
-        exception(&say(&mut pair, 1, plain)),
+        exception(&say(&mut pair, 1, plain.clone())),
         Exception::NOT_POSSIBLE
     );
     let mut bent = dlms::Ciphered::decode(&good).unwrap();
@@ -298,10 +298,34 @@ fn a_ciphered_association_takes_nothing_else() {
         exception(&say(&mut pair, 1, bent.encode())),
         Exception::DECIPHERING
     );
-    bent.title = None;
-    bent.control = dlms::SecurityControl::ENC;
     assert_eq!(
-        exception(&say(&mut pair, 1, bent.encode())),
+        pair.meter_events.len(),
+        1,
+        "refused before the keys are asked"
+    );
+    let control = dlms::SecurityControl::ENC;
+    let body = pair.client_keys.seal(CLIENT_TITLE, 90, &[], &plain);
+    let encrypted = dlms::Ciphered {
+        tag: 0xC8,
+        title: None,
+        control,
+        counter: 90,
+        body,
+    };
+    assert_eq!(
+        exception(&say(&mut pair, 1, encrypted.encode())),
+        Exception::DECIPHERING
+    );
+    assert_eq!(
+        pair.meter_events.len(),
+        1,
+        "refused before the keys are asked"
+    );
+    let mut action_outside =
+        dlms::Ciphered::decode(&pair.client_keys.protect(&plain, Protection::Glo, 95)).unwrap();
+    action_outside.tag = 0xCB;
+    assert_eq!(
+        exception(&say(&mut pair, 1, action_outside.encode())),
         Exception::DECIPHERING
     );
     let mut changed = good.clone();
