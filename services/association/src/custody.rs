@@ -23,6 +23,8 @@ pub(crate) struct Context {
     pub(crate) refusal: Option<Status>,
     /// The invocation counter of the request that was ciphered last.
     pub(crate) counter: u32,
+    /// The invocation counter of the response that was accepted last.
+    received: Option<u32>,
 }
 
 /// How an association is to be opened.
@@ -51,6 +53,7 @@ impl Context {
             id: response.context_id.clone(),
             refusal: None,
             counter: 0,
+            received: None,
         };
         Ok((context, response))
     }
@@ -59,7 +62,17 @@ impl Context {
     pub(crate) async fn run(&mut self, job: CipherJob) -> Result<CipherOutput, CipherFailure> {
         let done = match job.op {
             CipherOp::Protect { apdu, .. } => self.protect(apdu).await,
-            CipherOp::Unprotect { apdu, .. } => self.unprotect(apdu).await,
+            CipherOp::Unprotect { apdu, .. } => {
+                let counter = Ciphered::decode(&apdu).map_or(0, |ciphered| ciphered.counter);
+                // A late or doubled answer: it is dropped, and the right one is still waited for. Custody, who keeps the
+                // counter over all associations, would refuse it as it refuses a forgery, and end this one.
+                if let Some(last) = self.received.filter(|last| counter <= *last) {
+                    return Err(CipherFailure::Replay {
+                        expected: last.saturating_add(1),
+                    });
+                }
+                self.unprotect(apdu, counter).await
+            }
             CipherOp::Answer {
                 challenge,
                 peer_title,
@@ -99,13 +112,13 @@ impl Context {
         Ok(CipherOutput::Apdu(apdu, invocation_counter))
     }
 
-    async fn unprotect(&mut self, apdu: Vec<u8>) -> Result<CipherOutput, Status> {
-        let counter = Ciphered::decode(&apdu).map_or(0, |ciphered| ciphered.counter);
+    async fn unprotect(&mut self, apdu: Vec<u8>, counter: u32) -> Result<CipherOutput, Status> {
         let request = UnprotectRequest {
             context_id: self.id.clone(),
             apdu,
         };
         let plain = self.custody.unprotect(request).await?.into_inner();
+        self.received = Some(counter);
         Ok(CipherOutput::Apdu(plain.apdu, counter))
     }
 

@@ -105,9 +105,12 @@ pub enum Error {
     /// The caller's deadline leaves no time to send and wait.
     #[error("the deadline leaves no time for an answer; nothing was sent")]
     TooLate,
-    /// Custody or the auditor said no, or nothing.
-    #[error("{}", .0.message())]
-    Upstream(Status),
+    /// Custody said no, or nothing. Nothing was sent.
+    #[error("custody did not do it: {}", .0.message())]
+    Custody(Status),
+    /// The auditor did not take the entry. Nothing was changed.
+    #[error("the trail cannot be written: {}", .0.message())]
+    Trail(Status),
     /// The database failed.
     #[error("the meter directory failed")]
     Store(#[from] sqlx::Error),
@@ -143,6 +146,8 @@ impl Fault for Error {
             | Self::GatewayRefused(_) => Code::PermissionDenied,
             Self::GatewayUnreachable(_)
             | Self::GatewayReset(_)
+            | Self::Custody(_)
+            | Self::Trail(_)
             | Self::MeterUnreachable { .. }
             | Self::Rejected {
                 permanent: false, ..
@@ -157,7 +162,6 @@ impl Fault for Error {
             | Self::Unsupported(_)
             | Self::Protocol(_) => Code::FailedPrecondition,
             Self::TooLate => Code::DeadlineExceeded,
-            Self::Upstream(status) => status.code(),
             Self::Store(_) | Self::Row(_) => Code::Internal,
         }
     }
@@ -190,7 +194,8 @@ impl Fault for Error {
             Self::AssociationGone => "ASSOCIATION_GONE",
             Self::TakenOver => "ASSOCIATION_TAKEN_OVER",
             Self::TooLate => "DEADLINE_TOO_SHORT",
-            Self::Upstream(_) => "UPSTREAM",
+            Self::Custody(_) => "CUSTODY_UNAVAILABLE",
+            Self::Trail(_) => "TRAIL_UNAVAILABLE",
             Self::Store(_) => "STORE",
             Self::Row(_) => "STORE_ROW",
         }
@@ -258,9 +263,47 @@ impl Fault for Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
-            // Custody's reasons (PERMIT_EXPIRED, ...) are for our caller too; they go through as they are.
-            Error::Upstream(status) => status,
+            // What custody or the auditor says (PERMIT_EXPIRED, ...) is for our caller too, and goes through as it is.
+            // A call that did not reach them has no reason; it gets ours, since a caller of Invoke must be able to tell
+            // it from a call that did not reach us.
+            Error::Custody(status) | Error::Trail(status)
+                if kit::status::reason(&status).is_some() =>
+            {
+                status
+            }
             error => kit::status::status(&error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kit::status::{reason, status};
+
+    use super::*;
+
+    #[test]
+    fn custodys_reasons_go_through_and_silence_gets_ours() {
+        let said = status(&Error::PermitMalformed);
+        let passed = Status::from(Error::Custody(said.clone()));
+        assert_eq!(
+            (passed.code(), reason(&passed)),
+            (said.code(), reason(&said))
+        );
+        for silence in [
+            Status::from_error(Box::new(std::io::Error::other("reset"))),
+            Status::cancelled("late"),
+        ] {
+            let made = Status::from(Error::Custody(silence.clone()));
+            assert_eq!(
+                (made.code(), reason(&made).as_deref()),
+                (Code::Unavailable, Some("CUSTODY_UNAVAILABLE"))
+            );
+            let made = Status::from(Error::Trail(silence));
+            assert_eq!(
+                (made.code(), reason(&made).as_deref()),
+                (Code::Unavailable, Some("TRAIL_UNAVAILABLE"))
+            );
         }
     }
 }

@@ -13,7 +13,7 @@ pub(crate) fn opening(meter_id: &str, cause: Cause, refusal: Option<Status>) -> 
             failure: CipherFailure::Refused | CipherFailure::Unavailable,
             ..
         } => match refusal {
-            Some(status) => Error::Upstream(status),
+            Some(status) => Error::Custody(status),
             None => Error::Protocol(text),
         },
         Cause::TimedOut { .. } => unreachable(meter_id, text),
@@ -86,5 +86,129 @@ pub(crate) fn loss(cause: &Cause, refusal: Option<&Status>, broken: bool) -> Str
             kit::status::reason(status).unwrap_or_default()
         ),
         _ => cause.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dlms::{ApplicationContext, Exception, Mechanism, acse::Diagnostic};
+    use kit::status::Fault as _;
+
+    use super::*;
+
+    fn check<const N: usize>(cases: [(Cause, &str); N]) {
+        for (cause, reason) in cases {
+            assert_eq!(
+                opening("m-1", cause.clone(), None).reason(),
+                reason,
+                "{cause}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_meter_says_or_does_not_say_has_its_reason() {
+        let rejected = |result| Cause::Rejected {
+            result,
+            diagnostic: Diagnostic::User(13),
+            error: None,
+        };
+        let closed = |ciphered| Cause::Closed {
+            awaiting: Awaiting::Aare,
+            ciphered,
+        };
+        check([
+            (
+                Cause::TimedOut {
+                    awaiting: Awaiting::Aare,
+                },
+                "METER_UNREACHABLE",
+            ),
+            (closed(true), "SECURITY_CONTEXT"),
+            (closed(false), "METER_UNREACHABLE"),
+            (Cause::Exception(Exception::DECIPHERING), "SECURITY_CONTEXT"),
+            (
+                Cause::Exception(Exception::invocation_counter(7)),
+                "SECURITY_CONTEXT",
+            ),
+            (
+                Cause::Exception(Exception::NOT_SUPPORTED),
+                "METER_PROTOCOL_ERROR",
+            ),
+            (
+                rejected(AssociationResult::RejectedPermanent),
+                "ASSOCIATION_REJECTED_PERMANENT",
+            ),
+            (
+                rejected(AssociationResult::RejectedTransient),
+                "ASSOCIATION_REJECTED_TRANSIENT",
+            ),
+            (
+                Cause::Mismatch("a block is out of order"),
+                "METER_PROTOCOL_ERROR",
+            ),
+            (Cause::Config("no title"), "ASSOCIATION_UNSUPPORTED"),
+        ]);
+    }
+
+    #[test]
+    fn attacks_have_their_reasons() {
+        let cipher = |failure| Cause::Cipher {
+            during: Awaiting::Authentication,
+            failure,
+        };
+        let downgrade = Cause::ContextDowngrade {
+            proposed: ApplicationContext::LogicalNameCiphered,
+            granted: ApplicationContext::LogicalName,
+        };
+        check([
+            (Cause::NoServerProof, "METER_AUTHENTICATION_FAILED"),
+            (
+                Cause::Reflected { what: "challenge" },
+                "METER_AUTHENTICATION_FAILED",
+            ),
+            (
+                cipher(CipherFailure::AuthFailed),
+                "METER_AUTHENTICATION_FAILED",
+            ),
+            (Cause::Unprotected { tag: 0xc4 }, "DOWNGRADE_REFUSED"),
+            (downgrade, "DOWNGRADE_REFUSED"),
+            (
+                Cause::MechanismDowngrade {
+                    proposed: Mechanism::HlsGmac,
+                    granted: None,
+                },
+                "DOWNGRADE_REFUSED",
+            ),
+        ]);
+        let said = kit::status::status(&Error::TooLate);
+        let Error::Custody(through) = opening("m-1", cipher(CipherFailure::Refused), Some(said))
+        else {
+            panic!("custody's own words are lost");
+        };
+        assert_eq!(
+            kit::status::reason(&through).as_deref(),
+            Some("DEADLINE_TOO_SHORT")
+        );
+    }
+
+    #[test]
+    fn losses_are_told_in_one_line() {
+        let closed = Cause::Closed {
+            awaiting: Awaiting::Answer,
+            ciphered: true,
+        };
+        assert!(loss(&closed, None, true).contains("broke"));
+        assert!(loss(&closed, None, false).contains("the meter closed the connection"));
+        assert_eq!(
+            loss(&Cause::Exception(Exception::DECIPHERING), None, false),
+            "exception-response state 1 service 5 (deciphering-error)"
+        );
+        let said = kit::status::status(&Error::PermitMalformed);
+        let forged = Cause::Cipher {
+            during: Awaiting::Answer,
+            failure: CipherFailure::AuthFailed,
+        };
+        assert!(loss(&forged, Some(&said), false).ends_with("[PERMIT_MALFORMED]"));
     }
 }

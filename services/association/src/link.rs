@@ -82,26 +82,27 @@ impl Gateway {
     }
 
     async fn greet(&self) -> Result<Link, Error> {
-        let tcp = TcpStream::connect(self.address).await;
-        let tcp =
-            tcp.map_err(|error| Error::GatewayUnreachable(format!("{}: {error}", self.address)))?;
-        let tuned = tcp.set_nodelay(true);
+        self.shake_hands()
+            .await
+            .map_err(|error| match error.kind() {
+                // What an unlisted source gets, and one too many: RST, before a word was said.
+                io::ErrorKind::ConnectionReset
+                | io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::NotConnected => Error::GatewayReset(error.to_string()),
+                _ => Error::GatewayUnreachable(format!("{}: {error}", self.address)),
+            })
+    }
+
+    async fn shake_hands(&self) -> io::Result<Link> {
+        let tcp = TcpStream::connect(self.address).await?;
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
         let name = ServerName::IpAddress(self.address.ip().into());
-        let shaken = match tuned {
-            Ok(()) => {
-                TlsConnector::from(self.tls.clone())
-                    .connect(name, tcp)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        shaken.map_err(|error| match error.kind() {
-            // What an unlisted source gets, and one too many: RST, before a word was said.
-            io::ErrorKind::ConnectionReset
-            | io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::BrokenPipe => Error::GatewayReset(error.to_string()),
-            _ => Error::GatewayUnreachable(format!("TLS handshake with {}: {error}", self.address)),
-        })
+        TlsConnector::from(self.tls.clone())
+            .connect(name, tcp)
+            .await
     }
 }
 

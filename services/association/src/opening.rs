@@ -99,7 +99,7 @@ impl Opening {
         };
         let (context, granted) = Context::open(self.tools.custody.clone(), terms)
             .await
-            .map_err(Error::Upstream)?;
+            .map_err(Error::Custody)?;
         let config = match self.client_config(&granted) {
             Ok(config) => config,
             Err(error) => {

@@ -155,7 +155,7 @@ impl Session {
 
     fn not_sent(&mut self) -> Error {
         match self.context.refusal.take() {
-            Some(status) => Error::Upstream(status),
+            Some(status) => Error::Custody(status),
             None => Error::AssociationGone,
         }
     }

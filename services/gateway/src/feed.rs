@@ -32,8 +32,9 @@ pub struct Feed {
     max_age: Duration,
     poll: Duration,
     list: watch::Sender<Option<Arc<Allowlist>>>,
-    /// The version the auditor gave this process; 0 before it did.
-    version: u64,
+    /// The version the auditor gave this process, if it did: the cache's does not count, since an auditor whose
+    /// database was lost begins again.
+    version: Option<u64>,
     /// When the auditor last said that the list in force is its own.
     confirmed: Instant,
     saved: Option<Instant>,
@@ -51,7 +52,7 @@ impl Feed {
             max_age: config.max_age(),
             poll: Duration::from_millis(config.poll_ms),
             list,
-            version: 0,
+            version: None,
             confirmed: Instant::now(),
             saved: None,
             auditor_away: false,
@@ -89,7 +90,7 @@ impl Feed {
         }
         if self.confirmed.elapsed() >= self.max_age && self.list.borrow().is_some() {
             tracing::error!("the allowlist has expired: nobody may pass until the auditor is back");
-            self.version = 0;
+            self.version = None;
             self.list.send_replace(None);
         }
     }
@@ -97,13 +98,13 @@ impl Feed {
     async fn ask(&mut self) -> Result<(), Status> {
         let asked = Instant::now();
         let request = GetAllowlistRequest {
-            known_version: self.version,
+            known_version: self.version.unwrap_or(0),
         };
         let answer = self.auditor.get_allowlist(request).await?.into_inner();
         // The list was true when it was asked for, not when the answer arrived.
         self.confirmed = asked;
-        if answer.version != self.version || self.list.borrow().is_none() {
-            self.version = answer.version;
+        if Some(answer.version) != self.version {
+            self.version = Some(answer.version);
             let list = Allowlist::from_entries(answer.version, &answer.entries);
             tracing::info!(
                 version = list.version(),

@@ -136,35 +136,44 @@ impl Relay {
     }
 
     async fn pass(&self, tcp: TcpStream, source: IpAddr) -> Result<(), Refusal> {
+        let ready = tokio::select! {
+            ready = self.prepare(tcp) => ready?,
+            () = self.cut.fired() => None,
+        };
+        let Some((tls, meter, destination)) = ready else {
+            return Ok(());
+        };
+        let flow = Flow::new(self, source, destination);
+        flow.run(tls, meter)
+            .await
+            .map_err(|cause| refusal(cause, destination))
+    }
+
+    /// Everything up to the first PDU; `None` if it ends there and nobody is to blame.
+    async fn prepare(
+        &self,
+        tcp: TcpStream,
+    ) -> Result<Option<(TlsStream<TcpStream>, TcpStream, SocketAddr)>, Refusal> {
         let limits = &self.config.limits;
         let patience = Duration::from_millis(limits.first_octet_timeout_ms);
         let (mut tls, destination) = timeout(patience, self.greet(tcp))
             .await
             .map_err(|_| Cause::TooSlow)??;
-        let example = format!("to {destination}");
         if let Err(cause) = self.may_reach(destination) {
             self.say(&mut tls, destination, Answer::Refused).await;
-            return Err(Refusal { cause, example });
+            return Err(refusal(cause, destination));
         }
-        let dial = timeout(
-            Duration::from_millis(limits.connect_timeout_ms),
-            TcpStream::connect(destination),
-        );
-        let meter = match dial.await {
+        let patience = Duration::from_millis(limits.connect_timeout_ms);
+        let meter = match timeout(patience, TcpStream::connect(destination)).await {
             Ok(Ok(meter)) => meter,
             failed => {
                 tracing::info!(%destination, timed_out = failed.is_err(), "the meter did not accept a connection");
                 self.say(&mut tls, destination, Answer::Unreachable).await;
-                return Ok(());
+                return Ok(None);
             }
         };
-        if !self.say(&mut tls, destination, Answer::Connected).await {
-            return Ok(());
-        }
-        Flow::new(self, source, destination)
-            .run(tls, meter)
-            .await
-            .map_err(|cause| Refusal { cause, example })
+        let told = self.say(&mut tls, destination, Answer::Connected).await;
+        Ok(told.then_some((tls, meter, destination)))
     }
 
     /// TLS, the peer's name, the PROXY header.
@@ -236,6 +245,13 @@ impl Relay {
                 false
             }
         }
+    }
+}
+
+fn refusal(cause: Cause, destination: SocketAddr) -> Refusal {
+    Refusal {
+        cause,
+        example: format!("to {destination}"),
     }
 }
 

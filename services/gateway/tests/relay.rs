@@ -406,6 +406,45 @@ async fn the_cache_carries_over_a_restart_until_it_expires() {
 }
 
 #[tokio::test]
+async fn an_auditor_that_begins_again_is_believed_and_not_the_cache() {
+    let stack = Stack::start(&["127.0.0.1/32"], &["127.0.0.1/32"], ANY_PORT).await;
+    until("the list is cached", || async {
+        stack.pki.path("allowlist.toml").exists()
+    })
+    .await;
+    stack.trigger.fire();
+    timeout(PATIENCE, stack.tasks.join()).await.unwrap();
+
+    let (trigger, shutdown) = kit::shutdown();
+    let tasks = Tasks::new(shutdown);
+    let auditor_listener = Listener::bind("127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    let auditor_address = auditor_listener.local_addr().unwrap();
+    let (relay, _) = start_gateway(&stack.pki, auditor_address, &tasks, ANY_PORT).await;
+    until("the relay listens with the cached list", || async {
+        TcpStream::connect(relay).await.is_ok()
+    })
+    .await;
+    let mut passing = TcpStream::connect(relay).await.unwrap();
+    let silence = timeout(Duration::from_millis(100), passing.read_u8()).await;
+    assert!(silence.is_err(), "it waits for our handshake");
+
+    // Version 0, and nobody is listed.
+    Auditor::new().serve(&stack.pki, auditor_listener, &tasks);
+    until("nobody may pass", || async {
+        let mut tcp = TcpStream::connect(relay).await.unwrap();
+        matches!(
+            timeout(Duration::from_millis(100), tcp.read_u8()).await,
+            Ok(Err(_))
+        )
+    })
+    .await;
+    trigger.fire();
+    timeout(PATIENCE, tasks.join()).await.unwrap();
+}
+
+#[tokio::test]
 async fn connections_that_outlive_the_drain_are_cut() {
     let (listener, address) = meter().await;
     let stack = Stack::start(&["127.0.0.1/32"], &["127.0.0.1/32"], ANY_PORT).await;

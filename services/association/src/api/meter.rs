@@ -88,7 +88,7 @@ impl MeterApi {
             .record(entry)
             .await
             .map(drop)
-            .map_err(Error::Upstream)
+            .map_err(Error::Trail)
     }
 }
 

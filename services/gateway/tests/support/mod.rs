@@ -20,7 +20,7 @@ use kit::{
 };
 use latchkey_proto::audit::v1::{
     AddAllowlistEntryRequest, AddAllowlistEntryResponse, AllowlistEntry, AllowlistSide, Entry,
-    ExportTrailRequest, ExportTrailResponse, GetAllowlistRequest, GetAllowlistResponse,
+    EntryKind, ExportTrailRequest, ExportTrailResponse, GetAllowlistRequest, GetAllowlistResponse,
     GetCheckpointRequest, GetCheckpointResponse, GetConsistencyProofRequest,
     GetConsistencyProofResponse, GetInclusionProofRequest, GetInclusionProofResponse,
     ListEntriesRequest, ListEntriesResponse, RecordRequest, RecordResponse,
@@ -93,7 +93,7 @@ impl Pki {
         tls
     }
 
-    fn server_toml(&self, role: &str, listen: SocketAddr, peers: &str) -> String {
+    pub fn server_toml(&self, role: &str, listen: SocketAddr, peers: &str) -> String {
         let tls = self.identity(role);
         format!(
             "[server]\nlisten = '{listen}'\ndrain_seconds = 1\n[server.peers]\n{peers}\n[server.tls]\n\
@@ -160,6 +160,16 @@ impl Auditor {
         entries
     }
 
+    /// The entries of a kind, in no order.
+    pub fn entries(&self, kind: EntryKind) -> Vec<Entry> {
+        self.trail
+            .borrow()
+            .values()
+            .filter(|entry| entry.kind() == kind)
+            .cloned()
+            .collect()
+    }
+
     fn here(&self) -> Result<(), Status> {
         if self.away.load(Ordering::SeqCst) {
             return Err(Status::cancelled("away"));
@@ -177,9 +187,10 @@ impl Auditor {
     }
 
     pub fn serve(&self, pki: &Pki, listener: Listener, tasks: &Tasks) {
-        let gateway = Pki::name("gateway");
+        let (gateway, association) = (Pki::name("gateway"), Pki::name("association"));
         let peers = format!(
-            "'latchkey.audit.v1.AllowlistService' = ['{gateway}']\n'latchkey.audit.v1.TrailService' = ['{gateway}']"
+            "'latchkey.audit.v1.AllowlistService' = ['{gateway}']\n\
+             'latchkey.audit.v1.TrailService' = ['{gateway}', '{association}']"
         );
         let text = pki.server_toml("auditor", listener.local_addr().unwrap(), &peers);
         let config: Wrapped = toml::from_str(&text).unwrap();
@@ -192,9 +203,10 @@ impl Auditor {
     }
 }
 
+/// The `[server]` section alone.
 #[derive(serde::Deserialize)]
-struct Wrapped {
-    server: config::Server,
+pub struct Wrapped {
+    pub server: config::Server,
 }
 
 #[tonic::async_trait]
