@@ -353,26 +353,4 @@ pub(crate) fn json_of(reset: &pb::Reset) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reset_reads_as_its_verdict() {
-        let reset = pb::Reset {
-            reset_id: "r".into(),
-            state: pb::ResetState::Done.into(),
-            verdict: pb::Verdict::SupplyChanged.into(),
-            exit_code: 4,
-            ..pb::Reset::default()
-        };
-        assert!(finished(&reset));
-        let json = json_of(&reset);
-        assert_eq!(
-            (&json["verdict"], &json["state"]),
-            (&json!("SUPPLY_CHANGED"), &json!("DONE"))
-        );
-        let unfinished = pb::Reset::default();
-        assert_eq!(json_of(&unfinished)["verdict"], "");
-        assert!(!finished(&unfinished));
-    }
-}
+mod tests;

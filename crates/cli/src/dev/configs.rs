@@ -139,7 +139,7 @@ fn auditor(layout: &Layout) -> Own {
 
 fn gateway(layout: &Layout) -> Own {
     let relay = format!(
-        "[relay]\nlisten = \"{RELAY}\"\npeers = [\"{}\"]\ncache_file = {}\n",
+        "[relay]\nlisten = \"{RELAY}\"\npeers = [\"{}\"]\ncache_file = {}\npoll_ms = 200\n",
         peer_name("association"),
         quoted(layout.gateway_cache().display()),
     );

@@ -15,7 +15,7 @@ use crate::failure::{Failure, Party};
 use crate::file;
 use crate::output::Output;
 
-mod configs;
+pub(crate) mod configs;
 pub(crate) mod fleet;
 pub(crate) mod layout;
 pub(crate) mod pki;
