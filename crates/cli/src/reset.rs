@@ -15,7 +15,7 @@ use crate::output::{Output, short, time, time_of_day};
 
 /// How long the reset service may be away before the story is given up. The reset itself goes on: the service
 /// resumes it when it is back.
-const AWAY: Duration = Duration::from_secs(120);
+const AWAY: Duration = Duration::from_secs(30);
 /// A meter may be silent for minutes: the deadline of an ordinary call is too short for a story.
 const LONGEST_STORY: Duration = Duration::from_secs(3600);
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -70,6 +70,7 @@ pub(crate) async fn follow(
         output,
         after: 0,
         until_done: true,
+        away_since: None,
     }
     .tell(reset)
     .await?;
@@ -143,6 +144,7 @@ async fn show(
         output,
         after: 0,
         until_done,
+        away_since: None,
     }
     .tell(reset)
     .await?;
@@ -179,32 +181,26 @@ struct Story<'a> {
     after: u64,
     /// Stay until the verdict, or tell only what has happened so far.
     until_done: bool,
+    /// When the service was first missed; `None` while it is there.
+    away_since: Option<Instant>,
 }
 
 impl Story<'_> {
     /// The service may restart while we listen: the stream is taken up again where it broke, and the reset is the
     /// same one.
     async fn tell(mut self, mut reset: pb::Reset) -> Result<pb::Reset, Failure> {
-        let mut heard = Instant::now();
         loop {
-            let told = self.after;
-            match self.listen(&mut reset).await {
-                Ok(()) => {}
-                Err(status) if !kit::status::is_transient(&status) || heard.elapsed() > AWAY => {
+            if let Err(status) = self.listen(&mut reset).await {
+                let since = *self.away_since.get_or_insert_with(Instant::now);
+                if !kit::status::is_transient(&status) || since.elapsed() > AWAY {
                     return Err(self.lost(&reset, &status));
                 }
-                Err(_) if !self.until_done => {}
-                Err(_) if self.after == told => self
-                    .output
-                    .waiting("the reset service is away; waiting for it"),
-                Err(_) => {}
+                self.output
+                    .waiting("the reset service is away; waiting for it");
             }
             if finished(&reset) || !self.until_done {
                 self.output.done();
                 return Ok(reset);
-            }
-            if self.after > told {
-                heard = Instant::now();
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -217,6 +213,7 @@ impl Story<'_> {
         });
         request.set_timeout(LONGEST_STORY);
         let mut stream = self.client.watch_reset(request).await?.into_inner();
+        self.away_since = None;
         loop {
             let next = stream.message();
             let message = match self.patience(reset) {

@@ -26,7 +26,8 @@ pub(crate) async fn run(layout: &Layout, output: &Output) -> Result<Exit, Failur
     // Databases and the meters' memories are nobody else's business.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let quiet = kit::config::Telemetry {
-        log: "warn".to_owned(),
+        // cryptoki calls every mechanism of the token that it has no name for an error.
+        log: "warn,cryptoki::mechanism=off".to_owned(),
         ..kit::config::Telemetry::default()
     };
     let telemetry = kit::Telemetry::start("dev", &quiet)
