@@ -6,12 +6,13 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
     SignatureScheme,
     client::{
+        Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
     },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
     server::{
-        ParsedCertificate, WebPkiClientVerifier,
+        NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     version::TLS13,
@@ -109,6 +110,10 @@ pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, StartError> {
             )
         })?;
     config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session skips the verifier, and each one issues tickets for the next: a certificate shown once would
+    // hold for ever, long after it expired.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
@@ -140,6 +145,8 @@ pub fn client_config(tls: &Tls, expected: &PeerName) -> Result<Arc<ClientConfig>
             )
         })?;
     config.alpn_protocols = vec![b"h2".to_vec()];
+    // As at the server end: every connection verifies the peer's certificate.
+    config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 

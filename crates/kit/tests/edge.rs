@@ -6,7 +6,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use kit::{
     Channel, Listener, PeerName, Server, ServiceConfig, Shutdown, StartError, Tasks,
@@ -260,6 +260,57 @@ async fn strangers_are_refused() {
     );
     running.trigger.fire();
     running.tasks.join().await;
+}
+
+/// A resumed session would skip the check of the certificate, for ever anew.
+#[tokio::test]
+async fn no_session_is_resumed_at_either_end() {
+    use rustls::{
+        ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection,
+        client::Resumption,
+    };
+    let pki = Pki::new();
+    let expected: PeerName = "spiffe://kit.test/server".parse().expect("a name");
+    let server = kit::tls::server_config(&pki.leaf("server", &["spiffe://kit.test/server"]))
+        .expect("a server");
+    let client =
+        kit::tls::client_config(&pki.leaf("client", &["spiffe://kit.test/caller"]), &expected)
+            .expect("a client");
+    let kind = |client: &Arc<ClientConfig>, server: &Arc<ServerConfig>| {
+        let name = "localhost".try_into().expect("a name");
+        let mut near = ClientConnection::new(client.clone(), name).expect("a client");
+        let mut far = ServerConnection::new(server.clone()).expect("a server");
+        for _ in 0..4 {
+            let mut wire = Vec::new();
+            near.write_tls(&mut wire).expect("written");
+            far.read_tls(&mut wire.as_slice()).expect("read");
+            far.process_new_packets().expect("a good flight");
+            let mut wire = Vec::new();
+            far.write_tls(&mut wire).expect("written");
+            near.read_tls(&mut wire.as_slice()).expect("read");
+            near.process_new_packets().expect("a good flight");
+        }
+        near.handshake_kind().expect("shaken hands")
+    };
+    // Each end by itself: against a peer that would resume.
+    let mut keen = ClientConfig::clone(&client);
+    keen.resumption = Resumption::in_memory_sessions(8);
+    let keen = Arc::new(keen);
+    let mut generous = ServerConfig::clone(&server);
+    generous.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
+    generous.send_tls13_tickets = 2;
+    let generous = Arc::new(generous);
+    for (client, server) in [(&keen, &server), (&client, &generous)] {
+        for _ in 0..2 {
+            assert_eq!(kind(client, server), HandshakeKind::Full);
+        }
+    }
+    kind(&keen, &generous);
+    assert_eq!(
+        kind(&keen, &generous),
+        HandshakeKind::Resumed,
+        "this test can fail"
+    );
 }
 
 #[tokio::test]
