@@ -75,7 +75,7 @@ impl Stack {
         let files = SERVICES
             .map(|service| stack.config(service))
             .into_iter()
-            .chain([stack.dir().join("latchkey.toml")]);
+            .chain(["latchkey.toml", "admin.toml"].map(|name| stack.dir().join(name)));
         for file in files {
             fs::write(
                 &file,
@@ -93,16 +93,7 @@ impl Stack {
         for service in SERVICES {
             self.spawn(service)?;
         }
-        self.wait_healthy()?;
-        self.ok(&[
-            "allowlist",
-            "add",
-            "source",
-            "127.0.0.0/8",
-            "--reason",
-            "this machine",
-        ])
-        .map(drop)
+        self.wait_healthy()
     }
 
     /// Waits until every service is healthy.

@@ -1,6 +1,10 @@
 //! Foreign clients read our simulated meter over HLS5. They are separate programs; `integration-tests/run` installs
 //! them.
-#![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
 
 use std::{
     path::Path,
@@ -12,15 +16,23 @@ use integration_tests::stack::{SimMeter, binary, path_text};
 use serde_json::Value;
 
 fn peer(script: &str, arguments: &[&str]) -> Result<Value> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the workspace")?;
     let python = root.join("target/tools/peers/bin/python");
-    ensure!(python.exists(), "the foreign peers are not installed: run integration-tests/run");
+    ensure!(
+        python.exists(),
+        "the foreign peers are not installed: run integration-tests/run"
+    );
     let output = Command::new(python)
         .arg(root.join("integration-tests/peers").join(script))
         .args(arguments)
         .stdin(Stdio::null())
         .output()?;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     ensure!(output.status.success(), "{script}: {out}\n{err}");
     serde_json::from_str(out.trim()).with_context(|| format!("{script} printed {out}"))
 }
@@ -29,16 +41,40 @@ fn peer(script: &str, arguments: &[&str]) -> Result<Value> {
 fn reads_and_resets(host: &str, script: &str, more: &[&str]) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let keys = dir.path().join("keys.toml");
-    let made = Command::new(binary("latchkey")?).args(["sim", "keys", "--out"]).arg(&keys).output()?;
-    ensure!(made.status.success(), "sim keys: {}", String::from_utf8_lossy(&made.stderr));
+    let made = Command::new(binary("latchkey")?)
+        .args(["sim", "keys", "--out"])
+        .arg(&keys)
+        .output()?;
+    ensure!(
+        made.status.success(),
+        "sim keys: {}",
+        String::from_utf8_lossy(&made.stderr)
+    );
     let address = format!("{host}:4059");
     let meter = SimMeter::start(dir.path(), "peer", &address, &keys, "standard", &[])?;
-    let read = peer(script, &[&[address.as_str(), path_text(&keys)?], more, &["--reset", "3"]].concat())?;
+    let read = peer(
+        script,
+        &[
+            &[address.as_str(), path_text(&keys)?],
+            more,
+            &["--reset", "3"],
+        ]
+        .concat(),
+    )?;
     assert!(read.is_object(), "{read}");
-    let opened = meter.events_of("association").into_iter().filter(|event| event["outcome"] == "opened").count();
+    let opened = meter
+        .events_of("association")
+        .into_iter()
+        .filter(|event| event["outcome"] == "opened")
+        .count();
     assert!(opened >= 1, "{:?}", meter.events());
     assert_eq!(meter.events_of("reset").len(), 1, "{read}");
-    assert!(meter.events_of("relay").iter().all(|event| event["moved"] == false));
+    assert!(
+        meter
+            .events_of("relay")
+            .iter()
+            .all(|event| event["moved"] == false)
+    );
     Ok(())
 }
 
@@ -49,7 +85,11 @@ fn gurux_reads_our_meter_over_hls5_with_glo() -> Result<()> {
 
 #[test]
 fn gurux_reads_our_meter_over_hls5_with_general_glo() -> Result<()> {
-    reads_and_resets("127.30.0.2", "gurux_client.py", &["--protection", "general-glo"])
+    reads_and_resets(
+        "127.30.0.2",
+        "gurux_client.py",
+        &["--protection", "general-glo"],
+    )
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Desk<'_> {
         self.tell(Kind::Answer, format!("answer: {result} ({name})"));
         match result {
             0 => self.wait_for_rejoin(act),
-            // dlms-facts 3.5: wait 15 minutes, same tier.
+            // Wait 15 minutes, same tier.
             2 => {
                 let until = self.now().plus(self.rules.limits.temporary_failure_ms);
                 self.again("temporary failure", Some(until))

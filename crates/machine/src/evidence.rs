@@ -1,4 +1,4 @@
-//! What two readings and a counter say about a command whose answer was lost (dlms-facts 3.6).
+//! What two readings and a counter say about a command whose answer was lost.
 
 use alloc::{format, string::String, vec::Vec};
 
@@ -141,7 +141,8 @@ fn new_events(before: &Snapshot, after: &Snapshot) -> Option<Vec<u16>> {
     Some(fresh)
 }
 
-/// By the meter's own clock where it has one: it survives the restart, and ours may be stepped.
+/// By the meter's own clock where it has one: it survives the restart, and ours may be stepped. `None` where the
+/// readings fit both.
 fn uptime_restarted(before: &Snapshot, after: &Snapshot) -> Option<bool> {
     let (was, is) = before.uptime.zip(after.uptime)?;
     if is < was {
@@ -150,7 +151,11 @@ fn uptime_restarted(before: &Snapshot, after: &Snapshot) -> Option<bool> {
     let time = |s: &Snapshot| s.clock.filter(|c| !c.invalid).and_then(|c| c.seconds);
     let (began, ended) = time(before).zip(time(after)).unwrap_or_default();
     let passed = ended.saturating_sub(began);
-    Some(is.saturating_sub(was).saturating_add(UPTIME_SLACK_SECONDS) < passed)
+    if is.saturating_sub(was).saturating_add(UPTIME_SLACK_SECONDS) < passed {
+        return Some(true);
+    }
+    // A meter that had only just started loses too little by starting again to be told from one that went on.
+    (was > UPTIME_SLACK_SECONDS.saturating_mul(2)).then_some(false)
 }
 
 #[cfg(test)]
@@ -219,10 +224,23 @@ mod tests {
     }
 
     #[test]
+    fn a_meter_that_had_just_started_proves_nothing_by_its_uptime() {
+        let restarted = |was, is| {
+            Changes::between(&snapshot(3, was, 100, &[]), &snapshot(3, is, 107, &[]))
+                .uptime_restarted
+        };
+        assert_eq!(restarted(1, 5), None);
+        assert_eq!(restarted(1, 8), None);
+        assert_eq!(restarted(1, 4), Some(true));
+        assert_eq!(restarted(7, 14), Some(false));
+        assert_eq!(restarted(7, 5), Some(true));
+    }
+
+    #[test]
     fn nothing_happened_is_seen_too() {
         let expect = Rules::example().expect;
-        let before = snapshot(3, 5, 100, &[1, 2]);
-        let after = snapshot(3, 25, 120, &[1, 2]);
+        let before = snapshot(3, 50, 100, &[1, 2]);
+        let after = snapshot(3, 70, 120, &[1, 2]);
         let changes = Changes::between(&before, &after);
         assert!(!changes.shows(&expect));
         assert_eq!(changes.missing(&expect, true).len(), 4);

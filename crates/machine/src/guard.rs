@@ -39,7 +39,7 @@ fn identity(rules: &Rules, seen: &Snapshot) -> Result<String, String> {
     }
 }
 
-/// 1 initiated, 2 verification initiated, 5 activation initiated: firmware is on its way (dlms-facts 3.1).
+/// 1 initiated, 2 verification initiated, 5 activation initiated: firmware is on its way.
 fn image_transfer(seen: &Snapshot) -> Result<String, String> {
     match seen.image_transfer {
         Some(status @ (1 | 2 | 5)) => Err(format!(

@@ -51,7 +51,7 @@ impl Verdict {
 pub struct Outcome {
     /// `None` if it was cancelled before it acted.
     pub verdict: Option<Verdict>,
-    /// Somebody said no: policy, a guard, or the meter's security (dlms-facts 3.5).
+    /// Somebody said no: policy, a guard, or the meter's security.
     pub access_denied: bool,
     /// One line for a person, with the next step where there is one.
     pub detail: String,

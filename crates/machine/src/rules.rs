@@ -53,7 +53,7 @@ impl Tier {
 pub struct Expect {
     /// The power-failure counter rises.
     pub power_failure: bool,
-    /// The event log gains one of these codes (dlms-facts 3.1: there is no standard "cold start" code).
+    /// The event log gains one of these codes (there is no standard "cold start" code).
     pub start_events: Vec<u16>,
     /// The uptime of the metrology board begins again.
     pub uptime: bool,

@@ -244,7 +244,7 @@ impl Fault for Error {
         match self {
             Self::MeterBusy { left, .. } => Some(*left),
             Self::GatewayReset(_) => Some(Duration::from_secs(1)),
-            // temporary-failure and its like are given 15 minutes (dlms-facts 3.5).
+            // temporary-failure and its like are given 15 minutes.
             Self::Rejected {
                 permanent: false, ..
             } => Some(Duration::from_secs(15 * 60)),

@@ -17,7 +17,7 @@ pub(crate) fn opening(meter_id: &str, cause: Cause, refusal: Option<Status>) -> 
             None => Error::Protocol(text),
         },
         Cause::TimedOut { .. } => unreachable(meter_id, text),
-        // Wrong key or counter, says a meter that closes (interop-facts T10); in a plain association it says nothing.
+        // Wrong key or counter, says a meter that closes; in a plain association it says nothing.
         Cause::Closed {
             ciphered: true,
             awaiting: Awaiting::Aare | Awaiting::Authentication,

@@ -1,7 +1,7 @@
 //! Reset profiles: which operation each tier is on a kind of meter, and what it does to it.
 //!
 //! A profile can only name what the deny-list leaves. The list is compiled in: no file, no configuration and no caller
-//! widens it (dlms-facts 1 and 3.2).
+//! widens it.
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
