@@ -342,6 +342,17 @@ impl Reset {
         }
     }
 
+    /// That it was cancelled, as soon as that stands; the trail may not hold it yet.
+    #[must_use]
+    pub fn cancellation(&self) -> Option<&Outcome> {
+        match &self.state {
+            State::Recording { outcome, .. } | State::Done(outcome) => {
+                Some(outcome).filter(|outcome| outcome.verdict.is_none())
+            }
+            State::Preparing(_) | State::Acting { .. } | State::Following(_) => None,
+        }
+    }
+
     /// Its rules.
     #[must_use]
     pub fn rules(&self) -> &Rules {
@@ -392,12 +403,13 @@ impl State {
         }
     }
 
-    /// `None` while recording: people see the phase it came from until the trail holds the verdict.
+    /// `None` while a verdict is recorded: people see the phase it came from until the trail holds it.
     fn phase(&self) -> Option<Phase> {
         match self {
             Self::Preparing(preparing) => Some(preparing.phase()),
             Self::Acting { .. } => Some(Phase::Acting),
             Self::Following(following) => Some(following.phase()),
+            Self::Recording { outcome, .. } if outcome.verdict.is_none() => Some(Phase::Cancelled),
             Self::Recording { .. } => None,
             Self::Done(Outcome { verdict: None, .. }) => Some(Phase::Cancelled),
             Self::Done(_) => Some(Phase::Done),

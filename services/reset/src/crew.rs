@@ -89,31 +89,35 @@ impl Crew {
 
     /// Cancels a reset; it is stored when this returns. Cancelling one that is cancelled changes nothing.
     pub(crate) async fn cancel(&self, reset_id: &str) -> Result<(), Error> {
-        let row = self.deps.store.load(reset_id).await?;
-        let row = row.ok_or_else(|| Error::ResetUnknown(reset_id.to_owned()))?;
-        if let Some(outcome) = row.machine.outcome() {
-            return match outcome.verdict {
-                None => Ok(()),
-                Some(_) => Err(Error::Over(reset_id.to_owned())),
-            };
+        if self.is_cancelled(reset_id).await? {
+            return Ok(());
         }
         let mailbox = self
             .active()
             .get(reset_id)
             .map(|active| active.cancel.clone());
-        let Some(mailbox) = mailbox else {
-            return Err(Error::Stopping);
-        };
+        let mailbox = mailbox.ok_or(Error::Stopping)?;
         let (asked, told) = oneshot::channel();
-        let sent = mailbox.send(asked).await;
-        match sent {
-            Ok(()) => match told.await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Error::PastPivot(reset_id.to_owned())),
-                // It ended, or the service stops.
-                Err(_) => Err(Error::Over(reset_id.to_owned())),
-            },
-            Err(_) => Err(Error::Over(reset_id.to_owned())),
+        // If the driver has ended meanwhile, the row says how.
+        if mailbox.send(asked).await.is_ok() && told.await == Ok(true) {
+            return Ok(());
+        }
+        if self.is_cancelled(reset_id).await? {
+            return Ok(());
+        }
+        Err(Error::PastPivot(reset_id.to_owned()))
+    }
+
+    /// Whether it is cancelled; an error if it ended otherwise.
+    async fn is_cancelled(&self, reset_id: &str) -> Result<bool, Error> {
+        let row = self.deps.store.load(reset_id).await?;
+        let row = row.ok_or_else(|| Error::ResetUnknown(reset_id.to_owned()))?;
+        if row.machine.cancellation().is_some() {
+            return Ok(true);
+        }
+        match row.machine.outcome() {
+            Some(_) => Err(Error::Over(reset_id.to_owned())),
+            None => Ok(false),
         }
     }
 

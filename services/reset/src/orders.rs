@@ -212,7 +212,7 @@ fn limits(deps: &Deps, operation: &Operation, now: Millis) -> Limits {
 
 /// A reset as it goes out.
 pub(crate) fn message(row: &Row) -> ResetMessage {
-    let outcome = row.machine.outcome();
+    let outcome = row.machine.outcome().or_else(|| row.machine.cancellation());
     let timestamp = |micros| Some(clock::timestamp(clock::from_micros(micros)));
     ResetMessage {
         reset_id: row.order.reset_id.clone(),

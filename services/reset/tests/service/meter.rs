@@ -1,0 +1,419 @@
+//! The association service and the meter behind it, in one.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use dlms::{Data, Selection};
+use kit::status::Fault;
+use latchkey_proto::{
+    association::v1::{
+        CreateMeterRequest, CreateMeterResponse, DeleteMeterRequest, DeleteMeterResponse, Delivery,
+        GetMeterRequest, GetMeterResponse, InvokeRequest, InvokeResponse, ListMetersRequest,
+        ListMetersResponse, Meter, OpenAssociationRequest, OpenAssociationResponse,
+        ReleaseAssociationRequest, ReleaseAssociationResponse,
+        association_service_server::AssociationService, meter_service_server::MeterService,
+    },
+    audit::v1::{Command, CommandService, Permit},
+};
+use prost::Message as _;
+use tonic::{Code, Request, Response, Status};
+
+/// How long the meter is silent after a reset.
+const BOOT: Duration = Duration::from_millis(600);
+
+/// What happens to one ACTION.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strike {
+    /// Executed, and the answer lost.
+    AnswerLost,
+    /// Lost on its way.
+    RequestLost,
+    /// The connection to the association service breaks; executed or not.
+    Broken { executed: bool },
+    /// The association service hangs; executed or not.
+    Hang { executed: bool },
+    /// It says that it sent nothing.
+    NotSent,
+    /// The meter answers with this result.
+    Result(u32),
+    /// The meter says yes and does nothing.
+    Ignored,
+    /// The reset moves the relay.
+    RelayMoves,
+    /// The reset loses the load profile.
+    DataLost,
+    /// Only the metrology board restarts.
+    MetrologyOnly,
+}
+
+/// Everything about the one meter.
+pub(crate) struct World {
+    pub(crate) strikes: VecDeque<Strike>,
+    pub(crate) executed: u32,
+    pub(crate) acts: Vec<Command>,
+    pub(crate) acted_under: BTreeSet<String>,
+    pub(crate) relay_closed: bool,
+    pub(crate) image_transfer: u8,
+    /// Refuse every association, as a silent meter does.
+    pub(crate) silent: bool,
+    power_failures: u32,
+    started: Instant,
+    booting_until: Instant,
+    events: Vec<u16>,
+    entries: u32,
+    counter: u32,
+    associations: HashMap<String, Session>,
+    next: u32,
+}
+
+struct Session {
+    permit: Permit,
+    public_client: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct Fake(Arc<Mutex<World>>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}: as the test wants it")]
+struct Refusal {
+    code: Code,
+    reason: &'static str,
+}
+
+impl Fault for Refusal {
+    fn code(&self) -> Code {
+        self.code
+    }
+    fn reason(&self) -> &'static str {
+        self.reason
+    }
+}
+
+pub(crate) fn refuse(code: Code, reason: &'static str) -> Status {
+    kit::status::status(&Refusal { code, reason })
+}
+
+impl Fake {
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self(Arc::new(Mutex::new(World {
+            strikes: VecDeque::new(),
+            executed: 0,
+            acts: Vec::new(),
+            acted_under: BTreeSet::new(),
+            relay_closed: true,
+            image_transfer: 0,
+            silent: false,
+            power_failures: 3,
+            // The meter has been running for a while; tests may not.
+            started: now.checked_sub(Duration::from_secs(1000)).unwrap_or(now),
+            booting_until: now,
+            events: vec![1, 2],
+            entries: 96,
+            counter: 1000,
+            associations: HashMap::new(),
+            next: 0,
+        })))
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().expect("not poisoned")
+    }
+}
+
+impl World {
+    fn is_away(&self) -> bool {
+        self.silent || Instant::now() < self.booting_until
+    }
+
+    fn open(&mut self, request: &OpenAssociationRequest) -> Result<String, Status> {
+        let permit = request.permit.as_ref().expect("a permit is presented");
+        let permit = Permit::decode(permit.body.as_slice()).expect("a permit");
+        assert_eq!(
+            permit.meter_id, request.meter_id,
+            "a permit of another meter"
+        );
+        if !self.associations.is_empty() {
+            // The same holder takes over; the old association says goodbye, which spends a counter.
+            self.associations.clear();
+            self.counter += u32::from(!self.is_away());
+        }
+        if self.is_away() {
+            return Err(refuse(Code::Unavailable, "METER_UNREACHABLE"));
+        }
+        if !request.public_client {
+            self.counter += 4;
+        }
+        self.next += 1;
+        let id = format!("association-{}", self.next);
+        let public_client = request.public_client;
+        self.associations.insert(
+            id.clone(),
+            Session {
+                permit,
+                public_client,
+            },
+        );
+        Ok(id)
+    }
+
+    fn covered(&self, id: &str, command: &Command) -> Result<bool, Status> {
+        let session = self.associations.get(id);
+        let session = session.ok_or_else(|| refuse(Code::NotFound, "ASSOCIATION_GONE"))?;
+        if !session.permit.commands.contains(command) {
+            return Err(refuse(Code::PermissionDenied, "APDU_NOT_PERMITTED"));
+        }
+        Ok(session.public_client)
+    }
+
+    fn get(&mut self, id: &str, command: &Command) -> Result<InvokeResponse, Status> {
+        let public = self.covered(id, command)?;
+        if self.is_away() {
+            self.associations.remove(id);
+            return Ok(unknown("time-out", 0));
+        }
+        if !public {
+            self.counter += 1;
+        }
+        let data = self.value(command);
+        Ok(InvokeResponse {
+            delivery: Delivery::Answered.into(),
+            result: if data.is_some() { 0 } else { 4 },
+            data: data.map(|data| data.encode()).unwrap_or_default(),
+            invocation_counter: if public { 0 } else { self.counter },
+            cause: String::new(),
+        })
+    }
+
+    fn value(&self, command: &Command) -> Option<Data> {
+        let text = |text: &str| Data::OctetString(text.as_bytes().to_vec());
+        Some(match (command.logical_name.as_str(), command.index) {
+            ("0.0.42.0.0.255", 2) => text("LKM0000000001"),
+            ("0.0.44.0.0.255", 6) => Data::Enum(self.image_transfer),
+            ("1.0.0.2.0.255", 2) => text("MET-2.4.1"),
+            ("1.2.0.2.0.255", 2) => text("COM-2.4.1"),
+            ("0.0.96.7.21.255", 2) => Data::DoubleLongUnsigned(self.power_failures),
+            ("0.0.96.8.0.255", 2) => Data::DoubleLongUnsigned(self.uptime()),
+            ("0.0.1.0.0.255", 2) => Data::OctetString(clock()),
+            ("0.0.1.0.0.255", 4) => Data::Unsigned(0),
+            ("0.0.96.3.10.255", 2) => Data::Boolean(self.relay_closed),
+            ("0.0.96.3.10.255", 3) => Data::Enum(u8::from(self.relay_closed)),
+            ("0.0.96.3.10.255", 4) => Data::Enum(4),
+            ("0.0.43.1.0.255", 2) => Data::DoubleLongUnsigned(self.counter),
+            ("0.0.99.98.0.255", 7) => {
+                Data::DoubleLongUnsigned(u32::try_from(self.events.len()).ok()?)
+            }
+            ("0.0.99.98.0.255", 2) => self.rows(command, &self.events),
+            ("1.0.99.1.0.255", 7) => Data::DoubleLongUnsigned(self.entries),
+            ("1.0.99.1.0.255", 2) => {
+                self.rows(command, &vec![0; usize::try_from(self.entries).ok()?])
+            }
+            _ => return None,
+        })
+    }
+
+    fn rows(&self, command: &Command, codes: &[u16]) -> Data {
+        let selection = Selection::decode(&command.selection).expect("a selection");
+        let Selection::Entry {
+            from_entry,
+            to_entry: 0,
+            from_column: 1,
+            to_column,
+        } = selection
+        else {
+            panic!("profile values asked for: {selection:?}");
+        };
+        assert!((1..=2).contains(&to_column), "profile values asked for");
+        let skip = usize::try_from(from_entry - 1).expect("small");
+        let row = |code: &u16| {
+            let columns = [Data::OctetString(clock()), Data::LongUnsigned(*code)];
+            Data::Structure(columns.into_iter().take(to_column.into()).collect())
+        };
+        Data::Array(codes.iter().skip(skip).map(row).collect())
+    }
+
+    fn uptime(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_secs()).expect("small")
+    }
+
+    fn act(&mut self, id: &str, command: &Command) -> Result<Option<InvokeResponse>, Status> {
+        self.covered(id, command)?;
+        let strike = self.strikes.pop_front();
+        if strike == Some(Strike::NotSent) {
+            return Err(refuse(Code::Unavailable, "TOKEN_FAILED"));
+        }
+        let permit_id = self.associations[id].permit.permit_id.clone();
+        assert!(
+            self.acted_under.insert(permit_id),
+            "two acts under one permit"
+        );
+        self.acts.push(command.clone());
+        let counter = self.counter + 1;
+        let lost = strike == Some(Strike::RequestLost)
+            || matches!(
+                strike,
+                Some(Strike::Broken { executed: false } | Strike::Hang { executed: false })
+            );
+        if lost {
+            if !matches!(strike, Some(Strike::Hang { .. })) {
+                self.associations.clear();
+            }
+        } else {
+            self.counter = counter;
+            let result = if let Some(Strike::Result(result)) = strike {
+                result
+            } else {
+                0
+            };
+            if result == 0 && strike != Some(Strike::Ignored) {
+                self.execute(strike);
+            }
+            if !matches!(
+                strike,
+                None | Some(Strike::AnswerLost | Strike::Broken { .. } | Strike::Hang { .. })
+            ) {
+                return Ok(Some(answer(result, counter)));
+            }
+        }
+        match strike {
+            None => Ok(Some(answer(0, counter))),
+            Some(Strike::Broken { .. }) => Err(Status::unknown("transport error")),
+            Some(Strike::Hang { .. }) => Ok(None),
+            Some(_) => Ok(Some(unknown("time-out", counter))),
+        }
+    }
+
+    fn execute(&mut self, strike: Option<Strike>) {
+        self.executed += 1;
+        self.power_failures += 1;
+        self.events.extend([1, 2]);
+        if strike == Some(Strike::MetrologyOnly) {
+            self.started = Instant::now();
+            return;
+        }
+        self.booting_until = Instant::now() + BOOT;
+        self.started = self.booting_until;
+        self.associations.clear();
+        match strike {
+            Some(Strike::RelayMoves) => self.relay_closed = !self.relay_closed,
+            Some(Strike::DataLost) => self.entries = 0,
+            _ => {}
+        }
+    }
+}
+
+fn answer(result: u32, counter: u32) -> InvokeResponse {
+    InvokeResponse {
+        delivery: Delivery::Answered.into(),
+        result,
+        invocation_counter: counter,
+        ..InvokeResponse::default()
+    }
+}
+
+fn unknown(cause: &str, counter: u32) -> InvokeResponse {
+    InvokeResponse {
+        delivery: Delivery::Unknown.into(),
+        cause: cause.to_owned(),
+        invocation_counter: counter,
+        ..InvokeResponse::default()
+    }
+}
+
+/// The meter's clock stands still: 2026-11-22 20:44:05.
+fn clock() -> Vec<u8> {
+    vec![0x07, 0xEA, 11, 22, 7, 20, 44, 5, 0, 0, 0, 0]
+}
+
+#[tonic::async_trait]
+impl AssociationService for Fake {
+    async fn open_association(
+        &self,
+        request: Request<OpenAssociationRequest>,
+    ) -> Result<Response<OpenAssociationResponse>, Status> {
+        let association_id = self.world().open(request.get_ref())?;
+        Ok(Response::new(OpenAssociationResponse {
+            association_id,
+            server_system_title: b"LKM00001".to_vec(),
+            conformance: 0x0000_101D,
+            server_max_receive_pdu_size: 1024,
+        }))
+    }
+
+    async fn invoke(
+        &self,
+        request: Request<InvokeRequest>,
+    ) -> Result<Response<InvokeResponse>, Status> {
+        let request = request.into_inner();
+        let command = request.command.expect("a command");
+        let answer = if command.service() == CommandService::Get {
+            Some(self.world().get(&request.association_id, &command)?)
+        } else {
+            self.world().act(&request.association_id, &command)?
+        };
+        match answer {
+            Some(answer) => Ok(Response::new(answer)),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn release_association(
+        &self,
+        request: Request<ReleaseAssociationRequest>,
+    ) -> Result<Response<ReleaseAssociationResponse>, Status> {
+        let mut world = self.world();
+        if world
+            .associations
+            .remove(&request.get_ref().association_id)
+            .is_some()
+        {
+            world.counter += 1;
+        }
+        Ok(Response::new(ReleaseAssociationResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl MeterService for Fake {
+    async fn get_meter(
+        &self,
+        request: Request<GetMeterRequest>,
+    ) -> Result<Response<GetMeterResponse>, Status> {
+        let meter_id = request.into_inner().meter_id;
+        if !meter_id.starts_with("m-") {
+            return Err(refuse(Code::NotFound, "METER_UNKNOWN"));
+        }
+        let meter = Meter {
+            meter_id,
+            profile: "quick".to_owned(),
+            invocation_counter_name: "0.0.43.1.0.255".to_owned(),
+            ..Meter::default()
+        };
+        Ok(Response::new(GetMeterResponse { meter: Some(meter) }))
+    }
+
+    async fn create_meter(
+        &self,
+        _: Request<CreateMeterRequest>,
+    ) -> Result<Response<CreateMeterResponse>, Status> {
+        unreachable!("the reset service enrols nothing")
+    }
+
+    async fn list_meters(
+        &self,
+        _: Request<ListMetersRequest>,
+    ) -> Result<Response<ListMetersResponse>, Status> {
+        unreachable!("the reset service lists nothing")
+    }
+
+    async fn delete_meter(
+        &self,
+        _: Request<DeleteMeterRequest>,
+    ) -> Result<Response<DeleteMeterResponse>, Status> {
+        unreachable!("the reset service forgets nothing")
+    }
+}
