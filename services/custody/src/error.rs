@@ -23,6 +23,12 @@ pub enum Error {
         /// The meter.
         meter: String,
     },
+    /// The encryption key is another meter's.
+    #[error("another meter has the encryption key that came for meter {meter}")]
+    KeyInUse {
+        /// The meter it came for.
+        meter: String,
+    },
     /// Keys in clear are refused by configuration.
     #[error("custody does not import keys in clear")]
     LabImportOff,
@@ -159,7 +165,7 @@ impl Fault for Error {
         match self {
             Self::Request(_) | Self::WrappedKeyInvalid { .. } => Code::InvalidArgument,
             Self::KeysUnknown { .. } | Self::ContextUnknown => Code::NotFound,
-            Self::KeysExist { .. } => Code::AlreadyExists,
+            Self::KeysExist { .. } | Self::KeyInUse { .. } => Code::AlreadyExists,
             Self::LabImportOff
             | Self::CountersExhausted { .. }
             | Self::AssociationRefused { .. }
@@ -188,6 +194,7 @@ impl Fault for Error {
             Self::Request(_) => "REQUEST_INVALID",
             Self::KeysUnknown { .. } => "KEYS_UNKNOWN",
             Self::KeysExist { .. } => "KEYS_EXIST",
+            Self::KeyInUse { .. } => "KEY_IN_USE",
             Self::LabImportOff => "LAB_IMPORT_OFF",
             Self::WrappedKeyInvalid { .. } => "WRAPPED_KEY_INVALID",
             Self::KeyRowChanged { .. } => "KEY_ROW_CHANGED",
@@ -236,6 +243,9 @@ fn mend(error: &Error) -> Option<&'static str> {
         Error::Request(_) => "correct the fields named",
         Error::KeysUnknown { .. } => "generate or import the meter's keys first",
         Error::KeysExist { .. } => "check the meter id; keys that are in use are never overwritten",
+        Error::KeyInUse { .. } => {
+            "check the meter id; each meter needs a key of its own: under two ids one key would repeat its nonces"
+        }
         Error::LabImportOff => {
             "use wrapped keys; for laboratory meters only, set lab_import = true in custody's configuration and restart it"
         }

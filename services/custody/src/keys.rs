@@ -146,7 +146,9 @@ impl Custody {
         if self.insert(principal, &row).await? {
             return self.stored_keys(&meter).await;
         }
-        let held = self.stored_keys(&meter).await?;
+        let Some(held) = self.store.keys(&meter).await? else {
+            return Err(Error::KeyInUse { meter });
+        };
         if self.same(&held, &row).await? {
             Ok(held)
         } else {

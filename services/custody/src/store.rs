@@ -17,11 +17,20 @@ use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 use crate::{crash, error::Error};
 
 /// The schema.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "first",
-    sql: include_str!("../migrations/0001_first.sql"),
-}];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "first",
+        sql: include_str!("../migrations/0001_first.sql"),
+    },
+    // Counters are per row: one key in two rows would have every nonce twice, and a permit for one meter would cipher
+    // for the other. RFC 3394 has no randomness, so equal keys are equal octets.
+    Migration {
+        version: 2,
+        name: "one key, one meter",
+        sql: include_str!("../migrations/0002_one_key_one_meter.sql"),
+    },
+];
 
 /// No counter at or above this is reserved. The rest is left for a key transfer, which needs counters too
 /// (a GCM nonce must not repeat under one key: NIST SP 800-38D, 8).
@@ -81,7 +90,8 @@ impl Store {
         Self { pool }
     }
 
-    /// Stores a meter's keys with the entry that reports them. `false`, and nothing stored, if the meter has some.
+    /// Stores a meter's keys with the entry that reports them. `false`, and nothing stored, if the meter has some, or
+    /// another meter has this encryption key.
     pub(crate) async fn insert_keys(&self, row: &KeyRow, entry: &Entry) -> Result<bool, Error> {
         crash_point(crash::BEFORE_STORE_KEYS);
         let mut tx = self.pool.begin().await?;

@@ -95,7 +95,7 @@ async fn round(bed: &Bed, (config, address): (&Path, SocketAddr), point: &str, m
     let commands = vec![action(9, SCRIPTS, 1, &[0x12, 0, 3])];
     let permit = permit(meter_id, commands);
     let signed = bed.auditor.sign(&permit);
-    let mut meter = Meter::new();
+    let mut meter = Meter::new(meter_id);
     let mut acts = Vec::new();
     let mut process = Process::start(config, address, Some((point, &file))).await;
     let first = act(bed, &process, meter_id, &signed, &mut meter).await;

@@ -26,7 +26,7 @@ fn row(meter_id: &str, next_counter: u32) -> KeyRow {
         meter_id: meter_id.to_owned(),
         client_system_title: b"CCCCCCCC".to_vec(),
         server_system_title: b"SSSSSSSS".to_vec(),
-        wrapped_encryption_key: vec![1; 24],
+        wrapped_encryption_key: meter_id.bytes().cycle().take(24).collect(),
         sealed_authentication_key: vec![2; 44],
         sealed_password: Vec::new(),
         check_value: vec![3; 5],
@@ -72,6 +72,31 @@ async fn keys_are_stored_once_with_their_entry() -> Result<(), Error> {
     store.set_received(METER, 42, None).await?;
     assert_eq!(store.keys(METER).await?.unwrap().last_received, Some(42));
     assert!(store.keys("meter-0002").await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_key_is_of_one_meter() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let entry = Entry::default();
+    assert!(store.insert_keys(&row("a", 1), &entry).await?);
+    let twin = KeyRow {
+        client_system_title: b"other...".to_vec(),
+        ..row("a", 9)
+    };
+    let twin = KeyRow {
+        meter_id: "b".to_owned(),
+        ..twin
+    };
+    assert!(!store.insert_keys(&twin, &entry).await?, "the nonces of a");
+    for without in ["c", "d"] {
+        let row = KeyRow {
+            wrapped_encryption_key: Vec::new(),
+            ..row(without, 1)
+        };
+        assert!(store.insert_keys(&row, &entry).await?, "no key, no nonces");
+    }
     Ok(())
 }
 

@@ -79,7 +79,7 @@ async fn everything(dir: &Path) {
         running,
         custody,
     };
-    let mut simulated = Meter::new();
+    let mut simulated = Meter::new(METER);
 
     keys::keys_go_in_and_none_comes_out(&house).await;
     keys::bad_keys_are_refused(&house).await;

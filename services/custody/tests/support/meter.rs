@@ -22,8 +22,16 @@ use latchkey_proto::{
 };
 use tonic::Status;
 
-/// The keys and titles of the Green Book's examples.
-pub const EK: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+/// The encryption key of a meter: each has its own.
+pub fn ek(meter_id: &str) -> [u8; 16] {
+    let mut key = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    for (octet, id) in key.iter_mut().zip(meter_id.bytes()) {
+        *octet ^= id;
+    }
+    key
+}
+
+/// Authentication key and titles of the Green Book's examples.
 pub const AK: [u8; 16] = [
     0xD0, 0xD1, 0xD2, 0xD3, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF,
 ];
@@ -40,9 +48,9 @@ pub struct Meter {
 }
 
 impl Meter {
-    pub fn new() -> Self {
+    pub fn new(meter_id: &str) -> Self {
         Self {
-            ek: EK,
+            ek: ek(meter_id),
             counter: 1000,
             spent: BTreeSet::new(),
         }
@@ -135,7 +143,7 @@ pub fn lab_keys(meter_id: &str) -> ImportLabKeysRequest {
         meter_id: meter_id.to_owned(),
         client_system_title: CLIENT.to_vec(),
         server_system_title: SERVER.to_vec(),
-        encryption_key: EK.to_vec(),
+        encryption_key: ek(meter_id).to_vec(),
         authentication_key: AK.to_vec(),
         password: PASSWORD.to_vec(),
     }

@@ -32,7 +32,7 @@ use latchkey_proto::custody::v1::{
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
 pub use auditor::{Auditor, action, get, permit};
-pub use meter::{AK, Association, CLIENT, EK, Meter, PASSWORD, SERVER, lab_keys, method};
+pub use meter::{AK, Association, CLIENT, Meter, PASSWORD, SERVER, ek, lab_keys, method};
 
 /// Names the directory of the token, and that this process is the inner one.
 const DIR: &str = "LATCHKEY_CUSTODY_TEST_DIR";
