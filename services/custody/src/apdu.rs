@@ -194,8 +194,13 @@ pub(crate) fn challenge_is_request(challenge: &[u8]) -> bool {
     match challenge {
         // GET, SET, ACTION: service types normal .. with-list-and-block.
         [0xC0 | 0xC1 | 0xC3, 1..=6, ..] => true,
-        // InitiateRequest, without and with a dedicated key of an AES length.
-        [0x01, 0, 0 | 1, ..] | [0x01, 1, 16 | 32, ..] => true,
+        // InitiateRequest: then response-allowed or its absence, or a dedicated key of an AES length in any form of
+        // that length. A-XDR takes any octet but 0 for "present". With a key of its own choice an attacker would cipher
+        // the rest of the association alone.
+        [0x01, 0, 0 | 1, ..] | [0x01, 1..=255, 16 | 24 | 32 | 0x81..=0x84, ..] => true,
+        // Read, Write, UnconfirmedWrite of an association with short names, which custody never asks for, but whoever
+        // sends the AARQ might: a few accesses, the first by variable name, with parameters, or of a block.
+        [0x05 | 0x06 | 0x16, 1..=16, 2 | 4..=7, ..] => true,
         // ACCESS request: long-invoke-id-and-priority, then a date-time of 0 or 12 octets.
         [0xD9, _, _, _, _, 0 | 12, ..] => true,
         _ => false,

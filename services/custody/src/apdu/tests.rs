@@ -311,6 +311,14 @@ fn a_challenge_that_is_a_request_is_not_answered() {
         }
         .encode(),
         vec![0xD9, 0, 0, 0, 1, 0, 1, 3, 0, 70],
+        // A dedicated key as a lenient meter reads it: TRUE as FF, its length in the long form, AES-192.
+        vec![0x01, 0xFF, 16, 1, 1, 1, 1, 1],
+        vec![0x01, 1, 0x81, 16, 1, 1, 1, 1],
+        vec![0x01, 1, 24, 1, 1, 1, 1, 1],
+        // Short names: write variable FA00, unconfirmed write, parameterised read.
+        vec![0x06, 1, 2, 0xFA, 0, 1, 0x0F, 0],
+        vec![0x16, 1, 2, 0xFA, 0, 1, 0x0F, 0],
+        vec![0x05, 1, 4, 0xFA, 0, 1, 2, 4],
     ] {
         assert!(challenge_is_request(&request), "{request:02X?}");
     }
