@@ -130,25 +130,52 @@ pub(crate) fn parse(apdu: &[u8]) -> Result<Parsed, Error> {
 }
 
 /// Why no permit could cover a command: the rules that are compiled in (P2).
+///
+/// Class and name are judged each by itself: some meters look an object up by its name and do not compare the class.
 pub(crate) fn forbidden(asked: &Asked) -> Option<&'static str> {
-    let writes = asked.service != Service::Get;
-    let acts = asked.service == Service::Action;
-    match asked.class_id {
-        70 if writes => Some("the relay is never moved (class 70)"),
-        64 if writes => Some("keys and security policy are never changed this way (class 64)"),
-        3 | 4 | 5 | 7 if acts && asked.index == 1 => Some("registers and profiles are never reset"),
-        _ if writes && asked.name == GLOBAL_RESET => {
-            Some("the meter is never reset to its factory state (0.0.10.0.0.255)")
+    match asked.service {
+        Service::Get => None,
+        Service::Set => forbidden_name(asked.name).or_else(|| forbidden_write(asked)),
+        Service::Action => forbidden_name(asked.name).or_else(|| forbidden_act(asked)),
+    }
+}
+
+/// Objects that are neither written nor acted on, in any channel (B) and instance (F) (IEC 62056-6-1, abstract objects).
+fn forbidden_name(name: Obis) -> Option<&'static str> {
+    let [0, _, c, d, e, _] = name.bytes() else {
+        return None;
+    };
+    match (c, d, e) {
+        (10, 0, 0) => Some("the meter is never reset to its factory state (0.0.10.0.0.255)"),
+        (10, 0, 1) | (15, 0, 0) => Some("a billing period is never closed (0.0.10.0.1.255)"),
+        (10, 0, 106) | (15, 0, 1) | (17, 0, _) | (96, 3, 10) => {
+            Some("the relay is never moved: control, scripts, schedule, limiter (0.0.96.3.10.255)")
         }
-        _ if writes && asked.name == MDI_RESET => {
-            Some("a billing period is never closed (0.0.10.0.1.255)")
-        }
+        (10, 0, 107) | (15, 0, 2) => Some("no firmware is activated (0.0.10.0.107.255)"),
+        (43, 0, _) => Some("keys and security policy are never changed (0.0.43.0.x.255)"),
         _ => None,
     }
 }
 
-const GLOBAL_RESET: Obis = Obis::new([0, 0, 10, 0, 0, 255]);
-const MDI_RESET: Obis = Obis::new([0, 0, 10, 0, 1, 255]);
+fn forbidden_write(asked: &Asked) -> Option<&'static str> {
+    match (asked.class_id, asked.index) {
+        (70 | 71, _) => Some("the relay is never moved (classes 70, 71)"),
+        (64, _) => Some("keys and security policy are never changed this way (class 64)"),
+        (12 | 15, _) => Some("secrets and rights of associations are never changed (class 15)"),
+        _ => None,
+    }
+}
+
+fn forbidden_act(asked: &Asked) -> Option<&'static str> {
+    match (asked.class_id, asked.index) {
+        (15, 1) => None,
+        // Both reset and capture change what is stored, and so does the next period of a demand register.
+        (3, 1) | (4 | 5 | 7 | 61 | 62, 1 | 2) => {
+            Some("registers and profiles are never reset or captured")
+        }
+        _ => forbidden_write(asked),
+    }
+}
 
 /// Which command of a permit covers what is asked: service, class, logical name, index, parameter and selection, octet
 /// by octet.

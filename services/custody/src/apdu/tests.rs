@@ -4,6 +4,8 @@ use super::*;
 
 const SCRIPTS: Obis = Obis::new([0, 0, 10, 1, 0, 255]);
 const RELAY: Obis = Obis::new([0, 0, 96, 3, 10, 255]);
+const GLOBAL_RESET: Obis = Obis::new([0, 0, 10, 0, 0, 255]);
+const MDI_RESET: Obis = Obis::new([0, 0, 10, 0, 1, 255]);
 const COUNTER: Obis = Obis::new([0, 0, 43, 1, 0, 255]);
 
 fn action(class_id: u16, name: Obis, index: i8, parameter: Option<Data>) -> Vec<u8> {
@@ -185,11 +187,15 @@ fn every_changed_octet_but_the_invoke_id_is_noticed() {
 #[test]
 fn the_deny_list_is_above_every_permit() {
     let name = Obis::new([0, 0, 1, 2, 3, 255]);
-    let zero = || Some(Data::Integer(0));
+    let zero = || Data::Integer(0);
+    let named = |c, e| Obis::new([0, 0, c, 0, e, 255]);
     let forbidden_apdus = [
-        ("disconnect", action(70, RELAY, 1, zero())),
-        ("reconnect", action(70, RELAY, 2, zero())),
-        ("a later method of the relay", action(70, RELAY, 9, zero())),
+        ("disconnect", action(70, RELAY, 1, Some(zero()))),
+        ("reconnect", action(70, RELAY, 2, Some(zero()))),
+        (
+            "a later method of the relay",
+            action(70, RELAY, 9, Some(zero())),
+        ),
         ("control mode", set(70, RELAY, 4, Data::Enum(0))),
         (
             "global reset",
@@ -203,17 +209,58 @@ fn the_deny_list_is_above_every_permit() {
             "MDI reset",
             action(9, MDI_RESET, 1, Some(Data::LongUnsigned(1))),
         ),
-        ("register reset", action(3, name, 1, zero())),
-        ("extended register reset", action(4, name, 1, zero())),
-        ("demand register reset", action(5, name, 1, zero())),
-        ("profile reset", action(7, name, 1, zero())),
+        ("register reset", action(3, name, 1, Some(zero()))),
+        ("extended register reset", action(4, name, 1, Some(zero()))),
+        ("demand register reset", action(5, name, 1, Some(zero()))),
+        ("profile reset", action(7, name, 1, Some(zero()))),
         (
             "security activate",
             action(64, name, 1, Some(Data::Enum(0))),
         ),
-        ("key transfer", action(64, name, 2, zero())),
-        ("remove certificate", action(64, name, 8, zero())),
+        ("key transfer", action(64, name, 2, Some(zero()))),
+        ("remove certificate", action(64, name, 8, Some(zero()))),
         ("security policy", set(64, name, 2, Data::Enum(0))),
+        (
+            "reconnect, by a class the meter does not look at",
+            action(1, RELAY, 2, Some(zero())),
+        ),
+        (
+            "reconnect in another channel",
+            action(1, Obis::new([0, 1, 96, 3, 10, 255]), 2, Some(zero())),
+        ),
+        (
+            "disconnect by script",
+            action(9, named(10, 106), 1, Some(Data::LongUnsigned(1))),
+        ),
+        ("disconnect by schedule", set(22, named(15, 1), 4, zero())),
+        ("disconnect by limit", set(71, named(17, 0), 4, zero())),
+        (
+            "firmware activation by script",
+            action(9, named(10, 107), 1, Some(Data::LongUnsigned(1))),
+        ),
+        (
+            "global reset in another channel",
+            action(
+                9,
+                Obis::new([0, 1, 10, 0, 0, 255]),
+                1,
+                Some(Data::LongUnsigned(1)),
+            ),
+        ),
+        (
+            "security activate, by another class",
+            action(1, named(43, 0), 1, Some(Data::Enum(0))),
+        ),
+        (
+            "the secret of an association",
+            set(15, name, 7, Data::OctetString(vec![0; 8])),
+        ),
+        (
+            "the HLS secret",
+            action(15, name, 2, Some(Data::OctetString(vec![0; 16]))),
+        ),
+        ("profile capture", action(7, name, 2, Some(zero()))),
+        ("next demand period", action(5, name, 2, Some(zero()))),
     ];
     for (what, apdu) in forbidden_apdus {
         let asked = asked(&apdu);
