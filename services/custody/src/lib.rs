@@ -28,11 +28,11 @@ mod permit;
 mod store;
 mod trail;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use futures::future::BoxFuture;
-use kit::{Listener, Server, Shutdown, StartError, Tasks, Trail, permit::PermitKey};
+use kit::{Health, Listener, Server, Shutdown, StartError, Tasks, Trail, permit::PermitKey};
 use latchkey_proto::{
     audit::v1::EntryKind,
     custody::v1::{
@@ -45,6 +45,9 @@ use crate::{
     context::Contexts, custody::Custody, keyring::Keyring, permit::Gate, store::Store,
     trail::Reporter,
 };
+
+/// How often the token is asked to prove itself.
+const TOKEN_CHECK: Duration = Duration::from_secs(2);
 
 /// Runs until `shutdown` fires, then drains and returns.
 #[must_use]
@@ -67,7 +70,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     tasks.spawn("trail", carrier.run(shutdown.clone()));
     let custody = Custody {
         store,
-        keyring: Arc::new(Keyring::new(token, config.unwrapped_keys_max)),
+        keyring: Arc::new(Keyring::new(token.clone(), config.unwrapped_keys_max)),
         contexts: Arc::new(Contexts::new(config.contexts_max)),
         gate: Arc::new(gate),
         reporter,
@@ -75,13 +78,32 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         lab_import: config.lab_import,
     };
     let limit = config.server.max_message_bytes;
-    let served = Server::new("custody", &config.server)?
+    let server = Server::new("custody", &config.server)?
         .add(KeyServiceServer::new(custody.clone()).max_decoding_message_size(limit))
-        .add(CipherServiceServer::new(custody).max_decoding_message_size(limit))
-        .serve(listener, shutdown)
-        .await;
+        .add(CipherServiceServer::new(custody).max_decoding_message_size(limit));
+    let health = server.health();
+    let served = tokio::select! {
+        // The server first: it says that it serves when it begins.
+        biased;
+        served = server.serve(listener, shutdown) => served,
+        () = follow_token(token, health) => Ok(()),
+    };
     tasks.join().await;
     served
+}
+
+/// Serving exactly while the token does its work. The check also takes back a token that was gone.
+async fn follow_token(token: hsm::Token, health: Health) {
+    let mut healthy = true;
+    loop {
+        let now = token.health().await;
+        if now != healthy {
+            tracing::warn!(token = token.label(), healthy = now, "the token changed");
+        }
+        healthy = now;
+        health.set(healthy).await;
+        tokio::time::sleep(TOKEN_CHECK).await;
+    }
 }
 
 /// What the trail says of this start. The digest changes with the configuration; it shows none of it.

@@ -19,7 +19,8 @@ use std::path::Path;
 use dlms::{Data, Method};
 use kit::{Channel, Tasks};
 use latchkey_proto::{audit::v1::Permit, custody::v1::cipher_service_client::CipherServiceClient};
-use support::{Association, Bed, Meter, Running, action, get, method, permit, with_token};
+use support::{Association, Bed, Meter, Running, action, get, method, permit, until, with_token};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 const METER: &str = "meter-0001";
 const SCRIPTS: &str = "0.0.10.1.0.255";
@@ -65,6 +66,33 @@ fn cold() -> (Method, Option<Data>) {
     (method(9, SCRIPTS, 1), Some(Data::LongUnsigned(3)))
 }
 
+/// Without its token custody can do nothing, and says so.
+async fn health_is_that_of_the_token(house: &House) {
+    let tokens = house.bed.dir.join("tokens");
+    let pulled = house.bed.dir.join("pulled");
+    let status = async || {
+        let request = HealthCheckRequest {
+            service: "latchkey.custody.v1.CipherService".to_owned(),
+        };
+        let mut health = house.bed.health(house.running.address);
+        health.check(request).await.unwrap().into_inner().status()
+    };
+    until("it serves", async || {
+        status().await == ServingStatus::Serving
+    })
+    .await;
+    std::fs::rename(&tokens, &pulled).unwrap();
+    until("the token is missed", async || {
+        status().await == ServingStatus::NotServing
+    })
+    .await;
+    std::fs::rename(&pulled, &tokens).unwrap();
+    until("the token is taken back", async || {
+        status().await == ServingStatus::Serving
+    })
+    .await;
+}
+
 async fn everything(dir: &Path) {
     let (trigger, shutdown) = kit::shutdown();
     let tasks = Tasks::new(shutdown);
@@ -100,6 +128,7 @@ async fn everything(dir: &Path) {
     keys::a_moved_row_is_noticed(&house).await;
     let house = permits::uses_outlive_a_restart(house, &mut simulated, &tasks).await;
     keys::no_secret_is_at_rest(&house).await;
+    health_is_that_of_the_token(&house).await;
 
     house.running.stop().await;
     trigger.fire();

@@ -30,6 +30,7 @@ use latchkey_proto::custody::v1::{
     cipher_service_client::CipherServiceClient, key_service_client::KeyServiceClient,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use tonic_health::pb::health_client::HealthClient;
 
 pub use auditor::{Auditor, action, get, permit};
 pub use meter::{AK, Association, CLIENT, Meter, PASSWORD, SERVER, ek, lab_keys, method};
@@ -160,6 +161,11 @@ impl Bed {
     /// A client of custody's keys, by the name of a person.
     pub fn keys(&self, address: SocketAddr) -> KeyServiceClient<Channel> {
         KeyServiceClient::new(self.channel(address, "operator/anna"))
+    }
+
+    /// A client of custody's health, by the name of anybody.
+    pub fn health(&self, address: SocketAddr) -> HealthClient<Channel> {
+        HealthClient::new(self.channel(address, "operator/ben"))
     }
 
     fn channel(&self, address: SocketAddr, path: &str) -> Channel {
