@@ -27,6 +27,8 @@ pub(crate) struct Following {
     pub(crate) deadline: Millis,
     /// The story has told that it is back.
     pub(crate) back: bool,
+    /// When the first association after the command read the meter: a command older than it is shut out since then.
+    pub(crate) fenced: Option<Millis>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +90,7 @@ impl Desk<'_> {
             pace,
             deadline,
             back: false,
+            fenced: None,
         }))
     }
 
@@ -183,7 +186,8 @@ impl Desk<'_> {
         }))
     }
 
-    fn probe_read(&mut self, now: Following, meter: Option<u32>, seen: Box<Snapshot>) -> Turn {
+    fn probe_read(&mut self, mut now: Following, meter: Option<u32>, seen: Box<Snapshot>) -> Turn {
+        let fenced = *now.fenced.get_or_insert(self.now());
         let expect = &self.rules.expect;
         let act = &now.act;
         let changes = Changes::between(&act.before, &seen);
@@ -203,10 +207,14 @@ impl Desk<'_> {
                 self.report(why.clone(), act.counter);
                 self.tell(Kind::Probe, why.clone());
                 self.run.earlier = Some(now.act);
-                self.again(&why, None)
+                // The command may have come in late, between the counter and the newer association: if the meter
+                // restarts on it after all, the next guards see that.
+                let settled = self.now().plus(self.rules.limits.outage_ms);
+                self.again(&why, Some(settled))
             }
             Acceptance::Accepted if !expect.leaves_traces() => self.conclude_following(now, seen),
-            Acceptance::Accepted | Acceptance::Unproven if self.in_outage(&now.act) => {
+            // It may have come in just before the fence: its restart gets the whole outage from there.
+            Acceptance::Accepted | Acceptance::Unproven if self.in_outage(fenced) => {
                 self.look_again(now, "no sign of a restart yet")
             }
             Acceptance::Accepted => self.finish(
@@ -260,6 +268,7 @@ impl Desk<'_> {
             pace: Pace::default(),
             deadline,
             back: true,
+            fenced: None,
         };
         self.conclude_following(now, seen)
     }
@@ -316,8 +325,8 @@ impl Desk<'_> {
         }
     }
 
-    fn in_outage(&self, act: &Act) -> bool {
-        self.now() < act.sent_at.plus(self.rules.limits.outage_ms)
+    fn in_outage(&self, since: Millis) -> bool {
+        self.now() < since.plus(self.rules.limits.outage_ms)
     }
 
     /// Compares the meter with what it was, the worst first.
@@ -339,7 +348,7 @@ impl Desk<'_> {
         let changes = Changes::between(before, seen);
         let expect = &self.rules.expect;
         let missing = changes.missing(expect, act.same_session);
-        if expect.leaves_traces() && !missing.is_empty() && self.in_outage(act) {
+        if expect.leaves_traces() && !missing.is_empty() && self.in_outage(act.sent_at) {
             return Finding::NotYet("not everything shows the restart yet".to_string());
         }
         let session_lives = act.same_session || !expect.session_ends;

@@ -15,6 +15,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => Just(Fault::ServiceDown),
         1 => Just(Fault::RequestLost),
         1 => Just(Fault::AnswerLost),
+        1 => Just(Fault::RequestLate),
         1 => Just(Fault::CrashBefore),
         1 => Just(Fault::CrashAfter),
         1 => Just(Fault::Busy),
@@ -35,6 +36,7 @@ fn nature() -> impl Strategy<Value = Nature> {
             ignores: b[4] && b[5],
             relay_moves: b[5] && b[6],
             loses_data: b[6] && b[0],
+            soft: false,
             result,
         })
 }
@@ -53,7 +55,7 @@ fn rules(seed: u64) -> Rules {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(250) })]
 
     /// A meter of any nature, a network and services that fail at random, crashes anywhere.
     #[test]
@@ -217,7 +219,7 @@ fn fitting(effect: Option<Effect>, drawn: Input, snapshot: Snapshot, odd: bool) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(250) })]
 
     /// Inputs that make no sense, meters that lie, clocks that jump: never a panic, never a second command without
     /// proof, never two under one permit.

@@ -1,7 +1,7 @@
 //! One scenario per fault: what the verdict is, and how often the meter was commanded.
 
 use crate::world::{Fault, Nature, World};
-use machine::{Limits, Millis, Outcome, Rules, Verdict};
+use machine::{Expect, Limits, Millis, Outcome, Rules, Tier, Verdict};
 
 fn rules() -> Rules {
     let rules = Rules::example();
@@ -137,6 +137,47 @@ fn a_counter_that_rolls_back_is_no_proof() {
     expect(
         lazy,
         at_act(Fault::AnswerLost),
+        Verdict::ZombieResolved,
+        1,
+        1,
+    );
+}
+
+#[test]
+fn a_soft_reset_is_judged_by_the_counter_alone() {
+    let rules = Rules {
+        tier: Tier::Soft,
+        expect: Expect {
+            power_failure: false,
+            start_events: vec![],
+            uptime: false,
+            session_ends: false,
+        },
+        ..rules()
+    };
+    for (lazy_counter, fault, verdict, acts, executed) in [
+        (false, Fault::None, Verdict::Succeeded, 1, 1),
+        (false, Fault::AnswerLost, Verdict::ZombieResolved, 1, 1),
+        (false, Fault::RequestLost, Verdict::Succeeded, 2, 1),
+        // It was executed, and the counter that would tell went back: unproven, and not sent again.
+        (true, Fault::AnswerLost, Verdict::NotAccepted, 1, 1),
+    ] {
+        let mut world = World::new(Nature {
+            soft: true,
+            lazy_counter,
+            ..Nature::default()
+        });
+        let outcome = world.run(rules.clone(), at_act(fault));
+        assert_eq!(outcome.verdict, Some(verdict), "{fault:?} {outcome:?}");
+        assert_eq!((world.acts, world.executed), (acts, executed), "{fault:?}");
+    }
+}
+
+#[test]
+fn a_command_that_comes_in_late_is_not_sent_again() {
+    expect(
+        Nature::default(),
+        at_act(Fault::RequestLate),
         Verdict::ZombieResolved,
         1,
         1,

@@ -17,6 +17,8 @@ pub(crate) enum Fault {
     RequestLost,
     /// The answer is lost on its way back.
     AnswerLost,
+    /// The request comes in late: with the next association, and the meter restarts a while after that.
+    RequestLate,
     /// The process dies before the effect.
     CrashBefore,
     /// The process dies after it, before its result is stored.
@@ -46,6 +48,8 @@ pub(crate) struct Nature {
     pub(crate) relay_moves: bool,
     /// It loses its load profile in a restart.
     pub(crate) loses_data: bool,
+    /// Nothing restarts: a soft reset.
+    pub(crate) soft: bool,
     /// The permanent result it answers the command with.
     pub(crate) result: u8,
 }
@@ -68,6 +72,10 @@ pub(crate) struct World {
     /// Highest counter the meter accepted; ours is always above it.
     counter: u32,
     ours: u32,
+    /// The counter of a command that is still on its way.
+    late: Option<u32>,
+    /// When an accepted command is carried out.
+    due: Option<u64>,
     /// The session of the command lives.
     session: bool,
 }
@@ -100,6 +108,8 @@ impl World {
             entries: 96,
             counter: 1000,
             ours: 1000,
+            late: None,
+            due: None,
             session: false,
         }
     }
@@ -214,6 +224,10 @@ impl World {
     }
 
     fn read(&mut self, effect: Effect, fault: Fault) -> Input {
+        if self.due.is_some_and(|due| due <= self.now) {
+            self.due = None;
+            self.restart();
+        }
         if self.now < self.booting_until || matches!(fault, Fault::RequestLost | Fault::AnswerLost)
         {
             self.now += 1_000;
@@ -225,6 +239,13 @@ impl World {
         if effect == Effect::ReadCounter {
             let shown = self.counter + u32::from(self.nature.next_expected);
             return Input::CounterRead((!self.nature.no_counter).then_some(shown));
+        }
+        // A late command is older than the association that comes now, if it is not taken before that.
+        if let Some(counter) = self.late.take()
+            && counter > self.counter
+        {
+            self.executed += 1;
+            self.due = Some(self.now + 3_000);
         }
         // Opening and reading spend counters; the meter has seen them all.
         self.ours += 12;
@@ -261,6 +282,10 @@ impl World {
             cause: "time-out".to_owned(),
             counter,
         };
+        if fault == Fault::RequestLate {
+            self.late = Some(counter);
+            return unknown();
+        }
         if fault == Fault::RequestLost || self.now < self.booting_until {
             return unknown();
         }
@@ -282,12 +307,19 @@ impl World {
 
     fn execute(&mut self) {
         self.executed += 1;
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        if self.nature.lazy_counter {
+            self.counter -= self.counter % 100;
+        }
+        if self.nature.soft {
+            return;
+        }
         if !self.nature.metrology_only {
             self.session = false;
             self.booting_until = self.now + BOOT_MS;
-        }
-        if self.nature.lazy_counter {
-            self.counter -= self.counter % 100;
         }
         if self.nature.module_only {
             return;
