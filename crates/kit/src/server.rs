@@ -1,13 +1,16 @@
 //! A gRPC server: mutual TLS 1.3, then the edge, then the services.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::Pin, sync::Arc, task, time::Duration};
+use std::{
+    collections::VecDeque, convert::Infallible, io, net::SocketAddr, pin::Pin, sync::Arc, task,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{mpsc, oneshot},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,7 +26,7 @@ use crate::{PeerName, Shutdown, StartError, Tasks, config, edge::EdgeLayer, tls}
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes under way at one time.
+/// Handshakes under way at one time. One more ends the oldest.
 const HANDSHAKES_MAX: usize = 256;
 /// Idle connections are asked for a sign of life this often.
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -225,12 +228,9 @@ struct Accept {
 
 impl Accept {
     async fn run(self, listener: Listener) {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let mut handshakes = Handshakes::default();
         let shutdown = self.tasks.shutdown().clone();
         loop {
-            let Ok(slot) = handshakes.clone().acquire_owned().await else {
-                return;
-            };
             let (stream, address) = tokio::select! {
                 () = shutdown.fired() => return,
                 accepted = listener.0.accept() => match accepted {
@@ -248,15 +248,40 @@ impl Accept {
                 self.trust_domain.clone(),
                 self.ready.clone(),
             );
+            let displaced = handshakes.begin();
             self.tasks.spawn("handshake", async move {
-                match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream, address, &domain)).await {
-                    Ok(Ok(stream)) => drop(ready.send(Ok(stream)).await),
-                    Ok(Err(error)) => tracing::warn!(%address, %error, "refused a connection"),
-                    Err(_) => tracing::warn!(%address, "refused a connection: its handshake took too long"),
+                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream, address, &domain));
+                let admitted = async {
+                    match shaken.await {
+                        Ok(Ok(stream)) => drop(ready.send(Ok(stream)).await),
+                        Ok(Err(error)) => tracing::warn!(%address, %error, "refused a connection"),
+                        Err(_) => tracing::warn!(%address, "refused a connection: its handshake took too long"),
+                    }
+                };
+                tokio::select! {
+                    () = admitted => {}
+                    _ = displaced => tracing::warn!(%address, "refused a connection: too many handshakes"),
                 }
-                drop(slot);
             });
         }
+    }
+}
+
+/// Handshakes under way, oldest first. Who connects and says nothing must not keep out those who speak: a good
+/// handshake takes milliseconds and is over before it is the oldest of so many.
+#[derive(Default)]
+struct Handshakes(VecDeque<oneshot::Sender<()>>);
+
+impl Handshakes {
+    /// One more; it ends when what is returned does.
+    fn begin(&mut self) -> oneshot::Receiver<()> {
+        self.0.retain(|handshake| !handshake.is_closed());
+        if self.0.len() >= HANDSHAKES_MAX {
+            drop(self.0.pop_front());
+        }
+        let (handshake, displaced) = oneshot::channel();
+        self.0.push_back(handshake);
+        displaced
     }
 }
 

@@ -273,9 +273,11 @@ async fn no_session_is_resumed_at_either_end() {
     let expected: PeerName = "spiffe://kit.test/server".parse().expect("a name");
     let server = kit::tls::server_config(&pki.leaf("server", &["spiffe://kit.test/server"]))
         .expect("a server");
-    let client =
-        kit::tls::client_config(&pki.leaf("client", &["spiffe://kit.test/caller"]), &expected)
-            .expect("a client");
+    let client = kit::tls::client_config(
+        &pki.leaf("client", &["spiffe://kit.test/caller"]),
+        &expected,
+    )
+    .expect("a client");
     let kind = |client: &Arc<ClientConfig>, server: &Arc<ServerConfig>| {
         let name = "localhost".try_into().expect("a name");
         let mut near = ClientConnection::new(client.clone(), name).expect("a client");
@@ -363,6 +365,22 @@ async fn limits_hold_and_a_panic_ends_one_request() {
         _ = &mut hung => panic!("it hangs"),
         busy = busy => assert_eq!(status::reason(&busy).as_deref(), Some("BUSY")),
     }
+    running.trigger.fire();
+    running.tasks.join().await;
+}
+
+/// Nobody without a certificate can keep those with one out.
+#[tokio::test]
+async fn silent_connections_do_not_fill_the_door() {
+    let running = start().await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        let stream = tokio::net::TcpStream::connect(running.address).await;
+        silent.push(stream.expect("connected"));
+    }
+    let mut client = running.client("spiffe://kit.test/caller");
+    client.authorise(because("x")).await.expect("an answer");
+    drop(silent);
     running.trigger.fire();
     running.tasks.join().await;
 }
