@@ -110,9 +110,14 @@ impl Custody {
         state.received = Some(ciphered.counter);
         let answer = state.outstanding.answered(&apdu)?;
         if context.mode == Mode::Low {
-            self.store
-                .set_received(&context.permit.meter_id, ciphered.counter, None)
-                .await?;
+            let meter_id = &context.permit.meter_id;
+            if !self
+                .store
+                .raise_received(meter_id, ciphered.counter)
+                .await?
+            {
+                return Err(old_counter());
+            }
             if answer == Answer::Initiated && state.stage == Stage::Initiated {
                 state.stage = Stage::Open;
             }
@@ -420,12 +425,15 @@ fn agreed(
 }
 
 fn check_counter(context: &Context, state: &State, counter: u32) -> Result<(), Error> {
-    let old = Error::CiphertextInvalid {
-        why: "its invocation counter is old",
-    };
     let above = |last: Option<u32>| last.is_none_or(|last| counter > last);
     if !above(state.received) || (context.mode == Mode::Low && !above(context.received_before)) {
-        return Err(old);
+        return Err(old_counter());
     }
     Ok(())
+}
+
+fn old_counter() -> Error {
+    Error::CiphertextInvalid {
+        why: "its invocation counter is old",
+    }
 }

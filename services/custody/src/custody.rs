@@ -186,11 +186,11 @@ impl Custody {
         };
         let state = context.state.lock().await;
         match state.received {
-            Some(last) if state.proven => {
-                self.store
-                    .set_received(&context.permit.meter_id, last, None)
-                    .await
-            }
+            Some(last) if state.proven => self
+                .store
+                .raise_received(&context.permit.meter_id, last)
+                .await
+                .map(drop),
             _ => Ok(()),
         }
     }

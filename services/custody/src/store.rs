@@ -185,7 +185,7 @@ impl Store {
         Ok(end.saturating_sub(block)..end)
     }
 
-    /// Stores the last invocation counter taken from the meter. An entry comes along when it is remarkable.
+    /// Stores the invocation counter with which the meter has proven itself, above the one stored or not. An entry comes along when it is remarkable.
     pub(crate) async fn set_received(
         &self,
         meter_id: &str,
@@ -205,6 +205,22 @@ impl Store {
         tx.commit().await?;
         crash_point(crash::AFTER_STORE_RECEIVED);
         Ok(())
+    }
+
+    /// Stores the last invocation counter taken from the meter, if it is above the one stored. `false` if it is not:
+    /// another context, here or in another replica, has taken a later one meanwhile.
+    pub(crate) async fn raise_received(&self, meter_id: &str, last: u32) -> Result<bool, Error> {
+        crash_point(crash::BEFORE_STORE_RECEIVED);
+        let raised = sqlx::query(
+            "UPDATE meter_keys SET last_received = $2 WHERE meter_id = $1 AND last_received < $2",
+        )
+        .bind(meter_id)
+        .bind(i64::from(last))
+        .execute(&self.pool)
+        .await?
+        .rows_affected();
+        crash_point(crash::AFTER_STORE_RECEIVED);
+        Ok(raised == 1)
     }
 
     /// Counts an association under a permit, with the entry that reports it. The body's digest pins the permit: a
@@ -327,10 +343,11 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// The oldest entries that the auditor does not have yet.
-    pub(crate) async fn pending(&self, limit: u32) -> Result<Vec<Pending>, Error> {
+    /// The oldest entries after this request id that the auditor does not have yet.
+    pub(crate) async fn pending(&self, after: &str, limit: u32) -> Result<Vec<Pending>, Error> {
         // Request ids are UUIDs of version 7: their order is that of their making.
-        sqlx::query("SELECT request_id, entry FROM outbox ORDER BY request_id LIMIT $1")
+        sqlx::query("SELECT request_id, entry FROM outbox WHERE request_id > $1 ORDER BY request_id LIMIT $2")
+            .bind(after)
             .bind(i64::from(limit))
             .fetch_all(&self.pool)
             .await?

@@ -117,10 +117,18 @@ impl Carrier {
 
     /// Whether everything in the outbox is in the trail now.
     async fn carry_stored(&self) -> bool {
+        let (mut after, mut refused) = (String::new(), 0);
         loop {
-            match self.carry_page().await {
-                Ok(0) => return true,
-                Ok(_) => {}
+            match self.carry_page(&mut after).await {
+                Ok(None) if refused == 0 => return true,
+                Ok(None) => {
+                    tracing::warn!(
+                        refused,
+                        "entries that the auditor refuses wait in the outbox"
+                    );
+                    return false;
+                }
+                Ok(Some(more)) => refused += more,
                 Err(error) => {
                     tracing::warn!(%error, "entries wait in the outbox");
                     return false;
@@ -129,11 +137,16 @@ impl Carrier {
         }
     }
 
-    /// Carries the oldest entries; how many.
-    async fn carry_page(&self) -> Result<usize, String> {
+    /// Carries the oldest entries after this request id, which moves on; how many of them the auditor refuses. `None`
+    /// at the end.
+    async fn carry_page(&self, after: &mut String) -> Result<Option<usize>, String> {
         let chain = |error: Error| kit::status::chain(&error);
-        let pending = self.store.pending(PAGE).await.map_err(chain)?;
-        let (count, mut refused) = (pending.len(), 0);
+        let pending = self.store.pending(after, PAGE).await.map_err(chain)?;
+        let Some(last) = pending.last() else {
+            return Ok(None);
+        };
+        after.clone_from(&last.request_id);
+        let mut refused = 0;
         for Pending { request_id, entry } in pending {
             // The row's own id: an entry that was recorded before a crash is recorded once.
             match self.trail.record_as(request_id.clone(), entry).await {
@@ -146,11 +159,7 @@ impl Carrier {
                 Err(status) => return Err(format!("the auditor takes no entries: {status}")),
             }
         }
-        if refused == 0 {
-            Ok(count)
-        } else {
-            Err(format!("the auditor refuses {refused} entries"))
-        }
+        Ok(Some(refused))
     }
 
     async fn carry_refusal(&self, request_id: String, entry: Entry) {

@@ -55,11 +55,11 @@ async fn keys_are_stored_once_with_their_entry() -> Result<(), Error> {
     };
     assert!(store.insert_keys(&row(METER, 1), &entry).await?);
     assert!(!store.insert_keys(&row(METER, 9), &entry).await?);
-    let pending = store.pending(10).await?;
+    let pending = store.pending("", 10).await?;
     assert_eq!(pending.len(), 1, "a refused insert reports nothing");
     assert_eq!(pending[0].entry, entry);
     store.forget(&pending[0].request_id).await?;
-    assert!(store.pending(10).await?.is_empty());
+    assert!(store.pending("", 10).await?.is_empty());
     let held = store.keys(METER).await?.unwrap();
     assert_eq!(
         (
@@ -97,6 +97,21 @@ async fn one_key_is_of_one_meter() -> Result<(), Error> {
         };
         assert!(store.insert_keys(&row, &entry).await?, "no key, no nonces");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_late_answer_does_not_lower_the_counter() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    store.insert_keys(&row(METER, 1), &Entry::default()).await?;
+    for (last, raised, held) in [(7, true, 7), (7, false, 7), (5, false, 7), (9, true, 9)] {
+        assert_eq!(store.raise_received(METER, last).await?, raised, "{last}");
+        assert_eq!(store.keys(METER).await?.unwrap().last_received, Some(held));
+    }
+    // One that HLS has proven alive may have lost its counter.
+    store.set_received(METER, 3, None).await?;
+    assert_eq!(store.keys(METER).await?.unwrap().last_received, Some(3));
     Ok(())
 }
 
@@ -196,7 +211,7 @@ async fn associations_are_counted_for_one_body() -> Result<(), Error> {
     assert_eq!(error.reason(), "PERMIT_ASSOCIATIONS_SPENT");
     assert_eq!(store.permit_use(PERMIT).await?, (Vec::new(), 2));
     assert_eq!(
-        store.pending(10).await?.len(),
+        store.pending("", 10).await?.len(),
         2,
         "a refusal is not reported as an association"
     );
@@ -226,7 +241,7 @@ async fn a_command_is_counted_for_ever() -> Result<(), Error> {
     let (uses, associations) = store.permit_use(PERMIT).await?;
     assert_eq!((uses.len(), associations), (1, 0));
     assert_eq!(uses[0].invocation_counter, won[0]);
-    assert_eq!(store.pending(10).await?.len(), 1);
+    assert_eq!(store.pending("", 10).await?.len(), 1);
     Ok(())
 }
 

@@ -3,19 +3,20 @@
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap as _};
 use kit::Tasks;
 use latchkey_proto::{
-    audit::v1::EntryKind,
+    audit::v1::{Entry, EntryKind},
     custody::v1::{
         GenerateMeterKeysRequest, GetMeterKeysRequest, ImportLabKeysRequest,
         ImportMeterKeysRequest, ListMeterKeysRequest,
     },
 };
+use prost::Message as _;
 use tonic::Code;
 
 use crate::{
     House, METER,
     support::{
-        AK, Association, Bed, CLIENT, COMPONENTS, Meter, PASSWORD, SERVER, ek, lab_keys, permit,
-        reason, until,
+        AK, Association, Bed, CLIENT, COMPONENTS, Meter, PASSWORD, REFUSED, SERVER, ek, lab_keys,
+        permit, reason, until,
     },
 };
 
@@ -282,6 +283,37 @@ pub(super) async fn a_moved_row_is_noticed(house: &House) {
             Some(expected) => assert_eq!(reason(opened), expected),
         }
     }
+    pool.close().await;
+}
+
+/// More entries that the auditor refuses than are carried at one time, all older than those it takes.
+pub(super) async fn refused_entries_hold_up_no_others(house: &House) {
+    sqlx::any::install_default_drivers();
+    let url = format!("sqlite://{}", house.bed.database().display());
+    let pool = sqlx::AnyPool::connect(&url).await.unwrap();
+    let refused = Entry {
+        detail: REFUSED.to_owned(),
+        ..Entry::default()
+    };
+    for number in 0..100 {
+        sqlx::query("INSERT INTO outbox (request_id, entry) VALUES ($1, $2)")
+            .bind(format!("00000000-{number:04}"))
+            .bind(refused.encode_to_vec())
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+    let mut keys = house.bed.keys(house.running.address);
+    keys.import_lab_keys(lab_keys("meter-0005")).await.unwrap();
+    until("the keys are in the trail", async || {
+        let entries = house.bed.auditor.entries(EntryKind::Key);
+        entries.iter().any(|entry| entry.meter_id == "meter-0005")
+    })
+    .await;
+    sqlx::query("DELETE FROM outbox WHERE request_id < '1'")
+        .execute(&pool)
+        .await
+        .unwrap();
     pool.close().await;
 }
 

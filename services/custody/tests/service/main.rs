@@ -125,6 +125,7 @@ async fn everything(dir: &Path) {
     permits::the_public_client_reads_counters_only(&house).await;
     permits::a_permit_opens_what_it_says(&house).await;
     permits::contexts_belong_to_their_peer(&house, &mut simulated).await;
+    keys::refused_entries_hold_up_no_others(&house).await;
     keys::a_moved_row_is_noticed(&house).await;
     let house = permits::uses_outlive_a_restart(house, &mut simulated, &tasks).await;
     keys::no_secret_is_at_rest(&house).await;

@@ -22,6 +22,9 @@ use tonic::{Request, Response, Status};
 
 use super::Pki;
 
+/// Detail of an entry that the auditor refuses for ever.
+pub const REFUSED: &str = "refused";
+
 /// Entries by request id.
 type Entries = Arc<Mutex<BTreeMap<String, Entry>>>;
 
@@ -161,6 +164,9 @@ impl TrailService for Ears {
         let RecordRequest { request_id, entry } = request.into_inner();
         let mut entries = self.0.lock().expect("no panic");
         let entry = entry.expect("an entry");
+        if entry.detail == REFUSED {
+            return Err(custody::Error::Request(Vec::new()).into());
+        }
         let is_meter = entry.meter_id.is_empty() || kit::check::meter_id(&entry.meter_id).is_ok();
         let named = entry
             .commands

@@ -32,7 +32,7 @@ use latchkey_proto::custody::v1::{
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tonic_health::pb::health_client::HealthClient;
 
-pub use auditor::{Auditor, action, get, permit};
+pub use auditor::{Auditor, REFUSED, action, get, permit};
 pub use meter::{AK, Association, CLIENT, Meter, PASSWORD, SERVER, ek, lab_keys, method};
 
 /// Names the directory of the token, and that this process is the inner one.
