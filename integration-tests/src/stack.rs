@@ -230,11 +230,32 @@ impl Stack {
     /// # Errors
     /// If it cannot be started.
     pub fn latchkey(&self, arguments: &[&str]) -> Result<Output> {
+        self.command()?
+            .args(arguments)
+            .output()
+            .context("run latchkey")
+    }
+
+    /// Starts `latchkey` with its standard output going to a file.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn tell(&self, arguments: &[&str], to: &Path) -> Result<Child> {
+        let mut command = self.command()?;
+        command
+            .args(arguments)
+            .stdout(File::create(to)?)
+            .stderr(Stdio::null());
+        command.spawn().context("run latchkey")
+    }
+
+    fn command(&self) -> Result<Command> {
         let mut command = Command::new(binary("latchkey")?);
-        command.args(arguments).stdin(Stdio::null());
-        command.env("LATCHKEY_CONFIG", self.dir().join("latchkey.toml"));
-        command.env("SOFTHSM2_CONF", self.dir().join("hsm/softhsm2.conf"));
-        command.output().context("run latchkey")
+        command
+            .stdin(Stdio::null())
+            .env("LATCHKEY_CONFIG", self.dir().join("latchkey.toml"))
+            .env("SOFTHSM2_CONF", self.dir().join("hsm/softhsm2.conf"));
+        Ok(command)
     }
 
     /// Runs `latchkey` and expects exit code 0; returns standard output.

@@ -269,7 +269,7 @@ fn report(path: &str, response: &Response<Body>, took: Duration) {
     instruments.requests.add(1, &labels);
     instruments.duration.record(took.as_secs_f64(), &labels);
     let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    if is_public(path) {
+    if code == Code::Ok {
         tracing::debug!(?code, ms, "answered");
     } else {
         tracing::info!(?code, ms, "answered");

@@ -42,6 +42,8 @@ impl Telemetry {
         } else {
             &config.log
         };
+        // cryptoki reports each mechanism it has no name for as an error, at every start.
+        let filter = format!("{filter},cryptoki::mechanism=off");
         let filter =
             EnvFilter::try_new(filter).map_err(|e| StartError::context("[telemetry] log", e))?;
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
