@@ -134,6 +134,10 @@ impl ServiceConfig for Config {
                 "relay.poll_ms must be 10..60000",
             ),
             (
+                Duration::from_millis(relay.poll_ms) < relay.max_age(),
+                "relay.poll_ms must be less than relay.max_age_seconds: the list would expire between two questions",
+            ),
+            (
                 (64..=65_535).contains(&limits.max_pdu),
                 "relay.limits.max_pdu must be 64..65535",
             ),

@@ -13,7 +13,10 @@ use latchkey_proto::audit::v1::{
     GetAllowlistRequest, allowlist_service_client::AllowlistServiceClient,
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tonic::Status;
 
 use crate::{allowlist::Allowlist, config::Relay};
@@ -23,6 +26,9 @@ pub type Current = watch::Receiver<Option<Arc<Allowlist>>>;
 
 /// A cache from further in the future than this was written by another clock.
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(60);
+
+/// Longer than any wait for an answer.
+const FAR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Keeps the list fresh.
 #[derive(Debug)]
@@ -64,14 +70,37 @@ impl Feed {
     pub async fn follow(mut self, shutdown: Shutdown) {
         self.start_from_cache();
         while !shutdown.is_fired() {
+            // An auditor that takes its time, or is seldom asked, keeps no old list in force.
+            let expiry = self.expiry();
             tokio::select! {
                 () = self.refresh() => {}
+                () = sleep_until(expiry) => {}
                 () = shutdown.fired() => return,
             }
+            self.expire();
+            let next = self.expiry().min(Instant::now() + self.poll);
             tokio::select! {
-                () = tokio::time::sleep(self.poll) => {}
+                () = sleep_until(next) => {}
                 () = shutdown.fired() => return,
             }
+            self.expire();
+        }
+    }
+
+    /// When the list in force ends, unless the auditor confirms it; far away while there is none.
+    fn expiry(&self) -> Instant {
+        if self.list.borrow().is_some() {
+            self.confirmed + self.max_age
+        } else {
+            Instant::now() + FAR
+        }
+    }
+
+    fn expire(&mut self) {
+        if self.list.borrow().is_some() && self.confirmed.elapsed() >= self.max_age {
+            tracing::error!("the allowlist has expired: nobody may pass until the auditor is back");
+            self.version = None;
+            self.list.send_replace(None);
         }
     }
 
@@ -87,11 +116,6 @@ impl Feed {
                     tracing::warn!(%status, "the auditor does not give the allowlist; the last one holds until it expires");
                 }
             }
-        }
-        if self.confirmed.elapsed() >= self.max_age && self.list.borrow().is_some() {
-            tracing::error!("the allowlist has expired: nobody may pass until the auditor is back");
-            self.version = None;
-            self.list.send_replace(None);
         }
     }
 

@@ -405,6 +405,21 @@ async fn the_cache_carries_over_a_restart_until_it_expires() {
     stack.stop().await;
 }
 
+/// A question to the auditor may take ten seconds; the list that has expired meanwhile is not kept for it.
+#[tokio::test]
+async fn an_auditor_that_does_not_answer_keeps_no_list_in_force() {
+    let (listener, address) = meter().await;
+    let more = format!("{ANY_PORT}\nmax_age_seconds = 2");
+    let stack = Stack::start(&["127.0.0.1/32"], &["127.0.0.1/32"], &more).await;
+    let (mut tls, answer) = stack.dial(US, "association", address).await.unwrap();
+    assert_eq!(answer, Answer::Connected as u8);
+    let _meter = listener.accept().await.unwrap();
+    stack.auditor.stuck.store(true, Ordering::SeqCst);
+    let ended = timeout(Duration::from_secs(5), rest(&mut tls)).await;
+    assert!(!ended.expect("it ends when the list does").1);
+    stack.stop().await;
+}
+
 #[tokio::test]
 async fn an_auditor_that_begins_again_is_believed_and_not_the_cache() {
     let stack = Stack::start(&["127.0.0.1/32"], &["127.0.0.1/32"], ANY_PORT).await;
@@ -467,10 +482,11 @@ async fn configurations_that_would_admit_nobody_or_anybody_are_refused() {
     assert!(good.check().is_ok());
     assert_eq!(good.relay.meter_ports, [4059]);
     assert!(!good.relay.allows_port(22) && good.relay.allows_port(4059));
-    let broken: [fn(&mut gateway::Config); 4] = [
+    let broken: [fn(&mut gateway::Config); 5] = [
         |config| config.relay.peers.clear(),
         |config| config.relay.meter_ports.clear(),
         |config| config.relay.max_age_seconds = 0,
+        |config| (config.relay.max_age_seconds, config.relay.poll_ms) = (60, 60_000),
         |config| config.relay.limits.max_pdu = 65_536,
     ];
     for break_it in broken {

@@ -110,6 +110,8 @@ pub struct Auditor {
     trail: watch::Sender<HashMap<String, Entry>>,
     /// Refuse every call.
     pub away: Arc<AtomicBool>,
+    /// Take every question about the list, and answer none.
+    pub stuck: Arc<AtomicBool>,
 }
 
 impl Auditor {
@@ -118,6 +120,7 @@ impl Auditor {
             list: Arc::default(),
             trail: watch::Sender::default(),
             away: Arc::default(),
+            stuck: Arc::default(),
         }
     }
 
@@ -216,6 +219,9 @@ impl AllowlistService for Auditor {
         request: Request<GetAllowlistRequest>,
     ) -> Result<Response<GetAllowlistResponse>, Status> {
         self.here()?;
+        if self.stuck.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let (version, entries) = self.list.lock().unwrap().clone();
         let known = request.get_ref().known_version == version;
         Ok(Response::new(GetAllowlistResponse {
