@@ -292,7 +292,12 @@ pub const fn nonce(title: SystemTitle, counter: u32) -> [u8; 12] {
 /// (an HLS5 token: the challenge). Without authentication there is none.
 #[must_use]
 pub fn aad(control: SecurityControl, ak: &[u8], plaintext_if_auth_only: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
+    // Exactly as large as needed: one that grew would leave a copy of AK behind, which no caller can wipe.
+    let room = ak
+        .len()
+        .saturating_add(plaintext_if_auth_only.len())
+        .saturating_add(1);
+    let mut out = Vec::with_capacity(room);
     if control.is_authenticated() {
         out.push(control.octet());
         out.extend_from_slice(ak);
@@ -392,6 +397,18 @@ mod tests {
                     "{plain}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn associated_data_never_moves() {
+        for control in [SecurityControl::AUTH, SecurityControl::AUTH_ENC] {
+            let data = aad(control, &[7; 16], &[8; 64]);
+            assert_eq!(
+                (data.capacity(), data.first()),
+                (1 + 16 + 64, Some(&control.octet())),
+                "its room is what it began with"
+            );
         }
     }
 
