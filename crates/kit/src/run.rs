@@ -57,6 +57,18 @@ pub fn run<C: ServiceConfig>(
     }
 }
 
+/// No core dump, not even through a pipe, and no debugger of the same user: memory holds authentication keys, private
+/// TLS keys and the token's PIN, and a crash must not write them down.
+fn keep_memory_private() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
 fn start<C: ServiceConfig>(
     name: &'static str,
     arguments: &Arguments,
@@ -66,6 +78,7 @@ fn start<C: ServiceConfig>(
     if arguments.check_config {
         return Ok(());
     }
+    keep_memory_private()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -87,4 +100,18 @@ fn start<C: ServiceConfig>(
         telemetry.stop();
         ended
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_not_dumped() -> std::io::Result<()> {
+        use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
+        keep_memory_private()?;
+        assert_eq!(dumpable_behavior()?, DumpableBehavior::NotDumpable);
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+        Ok(())
+    }
 }
