@@ -221,6 +221,11 @@ impl Auditor {
             return Err(Error::Invalid(vec![fault]));
         };
         request::entry(&request.request_id, &entry)?;
+        let kind = entry.kind();
+        let reporter = self.config.reporter(caller);
+        if !reporter.is_some_and(|reporter| reporter.reports(kind)) {
+            return Err(self.refuse_report(caller, kind).await);
+        }
         // what the auditor sets is no part of the request
         entry.schema_version = 0;
         entry.append_time = None;
@@ -232,6 +237,20 @@ impl Auditor {
             effect: Effect::None,
         });
         Ok(placed.await?.receipt.leaf_index)
+    }
+
+    /// Somebody reports what another saw: that is worth an entry of its own.
+    async fn refuse_report(&self, caller: &PeerName, kind: EntryKind) -> Error {
+        let error = Error::ReportForbidden {
+            peer: caller.to_string(),
+            kind: kind.as_str_name(),
+        };
+        let mut denial = self.own_entry(EntryKind::Denial, clip(&error.to_string(), DETAIL));
+        denial.principal = caller.to_string();
+        match self.append(denial, None, Effect::None).await {
+            Ok(_) => error,
+            Err(worse) => worse,
+        }
     }
 
     /// Puts a network on the allowlist, or takes it off; returns the version of the list after it.

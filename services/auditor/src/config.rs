@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use kit::config::{ConfigError, Database, Server, Telemetry};
 use kit::{PeerName, ServiceConfig};
+use latchkey_proto::audit::v1::EntryKind;
 use serde::Deserialize;
 use tlog::VerifierKey;
 
@@ -37,6 +38,10 @@ pub struct Config {
     /// Services that may present plans. Default: `latchkey/reset` of the trust domain.
     #[serde(default)]
     pub reset_services: Vec<PeerName>,
+    /// Services under another peer name than `latchkey/NAME` of the trust domain, and as what they report to the trail:
+    /// `"spiffe://latchkey.test/latchkey/custody-2" = "custody"`. Whoever is neither reports nothing.
+    #[serde(default)]
+    pub reporters: BTreeMap<PeerName, Reporter>,
     /// Networks to put on the allowlist once, the first time they are seen here. Removing one by
     /// `RemoveAllowlistEntry` stays, whatever is written here.
     #[serde(default)]
@@ -72,6 +77,39 @@ impl Role {
             Self::Installer => "installer",
             Self::SecurityAdmin => "security-admin",
             Self::SecurityAuditor => "security-auditor",
+        }
+    }
+}
+
+/// A service that reports to the trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reporter {
+    /// Keys, and what was done with them.
+    Custody,
+    /// The meter directory.
+    Association,
+    /// Resets.
+    Reset,
+    /// Dropped traffic.
+    Gateway,
+}
+
+impl Reporter {
+    /// Whether entries of this kind are its own. A stolen gateway must not be able to write that a reset succeeded.
+    #[must_use]
+    pub const fn reports(self, kind: EntryKind) -> bool {
+        match kind {
+            EntryKind::Start => true,
+            EntryKind::Denial => matches!(self, Self::Custody | Self::Association | Self::Reset),
+            EntryKind::Outcome | EntryKind::Verdict => matches!(self, Self::Reset),
+            EntryKind::Key | EntryKind::KeyUse => matches!(self, Self::Custody),
+            EntryKind::Meter => matches!(self, Self::Association),
+            EntryKind::Drop => matches!(self, Self::Gateway),
+            EntryKind::Unspecified
+            | EntryKind::Intent
+            | EntryKind::Policy
+            | EntryKind::Allowlist => false,
         }
     }
 }
@@ -113,6 +151,25 @@ impl Config {
         } else {
             self.reset_services.contains(peer)
         }
+    }
+
+    /// As what `peer` reports to the trail; `None` if it may not.
+    #[must_use]
+    pub fn reporter(&self, peer: &PeerName) -> Option<Reporter> {
+        let by_name = || {
+            [
+                ("custody", Reporter::Custody),
+                ("association", Reporter::Association),
+                ("reset", Reporter::Reset),
+                ("gateway", Reporter::Gateway),
+            ]
+            .into_iter()
+            .find(|(service, _)| peer.as_str() == self.service_name(service))
+            .map(|(_, reporter)| reporter)
+        };
+        let as_reset = || self.is_reset_service(peer).then_some(Reporter::Reset);
+        let named = self.reporters.get(peer).copied();
+        named.or_else(by_name).or_else(as_reset)
     }
 
     /// The roles of a person or system.
@@ -191,6 +248,44 @@ mod tests {
         let reset = "spiffe://latchkey.test/latchkey/reset".parse().unwrap();
         assert!(config.is_reset_service(&reset) && !config.is_reset_service(&alice));
         assert_eq!(config.own_name(), "spiffe://latchkey.test/latchkey/auditor");
+    }
+
+    #[test]
+    fn each_service_reports_what_is_its_own() {
+        use EntryKind as K;
+        let text = format!(
+            "{EXAMPLE}\n[reporters]\n\"spiffe://latchkey.test/latchkey/custody-2\" = \"custody\""
+        );
+        let config: Config = toml::from_str(&text).unwrap();
+        let of = |name: &str| {
+            let peer = format!("spiffe://{name}").parse().unwrap();
+            let reporter = config.reporter(&peer);
+            (1..=11)
+                .filter_map(|kind| K::try_from(kind).ok())
+                .filter(|kind| reporter.is_some_and(|reporter| reporter.reports(*kind)))
+                .collect::<Vec<_>>()
+        };
+        let custody = [K::Denial, K::Key, K::Start, K::KeyUse];
+        assert_eq!(of("latchkey.test/latchkey/custody"), custody);
+        assert_eq!(of("latchkey.test/latchkey/custody-2"), custody);
+        assert_eq!(
+            of("latchkey.test/latchkey/association"),
+            [K::Denial, K::Meter, K::Start]
+        );
+        assert_eq!(of("latchkey.test/latchkey/gateway"), [K::Drop, K::Start]);
+        assert_eq!(
+            of("latchkey.test/latchkey/reset"),
+            [K::Denial, K::Outcome, K::Verdict, K::Start]
+        );
+        for nobody in [
+            "latchkey.test/operator/alice",
+            "latchkey.test/operator/reset",
+            "latchkey.test/latchkey/auditor",
+            "latchkey.test/latchkey/reset/x",
+            "other.test/latchkey/reset",
+        ] {
+            assert_eq!(of(nobody), [], "{nobody}");
+        }
     }
 
     #[test]

@@ -18,6 +18,14 @@ pub enum Error {
         /// Whom, what and why.
         cause: String,
     },
+    /// The caller reports what is not its own.
+    #[error("{peer} may not report entries of kind {kind}")]
+    ReportForbidden {
+        /// Who reports.
+        peer: String,
+        /// What.
+        kind: &'static str,
+    },
     /// The request id was used for another request.
     #[error("request id {0} was used for another request")]
     RequestReused(String),
@@ -76,7 +84,7 @@ impl Fault for Error {
     fn code(&self) -> Code {
         match self {
             Self::Invalid(_) | Self::BeyondTrail { .. } => Code::InvalidArgument,
-            Self::Denied { .. } => Code::PermissionDenied,
+            Self::Denied { .. } | Self::ReportForbidden { .. } => Code::PermissionDenied,
             Self::RequestReused(_) => Code::AlreadyExists,
             Self::TrailUnwritable(_) | Self::TrailUnreadable(_) | Self::Token(_) => {
                 Code::Unavailable
@@ -91,6 +99,7 @@ impl Fault for Error {
         match self {
             Self::Invalid(_) => "INVALID_REQUEST",
             Self::Denied { .. } => "POLICY_DENIED",
+            Self::ReportForbidden { .. } => "REPORT_FORBIDDEN",
             Self::RequestReused(_) => "REQUEST_ID_REUSED",
             Self::TrailUnwritable(_) => "TRAIL_UNWRITABLE",
             Self::TrailUnreadable(_) => "TRAIL_UNREADABLE",
@@ -106,6 +115,9 @@ impl Fault for Error {
         let mend = match self {
             Self::Denied { .. } => {
                 "ask somebody whose role allows it, or have [roles] or the policy bundle of the auditor changed"
+            }
+            Self::ReportForbidden { .. } => {
+                "each service reports its own kinds; a service of another name belongs into [reporters] of the auditor"
             }
             Self::RequestReused(_) => "use a new request id for a new request",
             Self::TrailUnwritable(_) | Self::TrailUnreadable(_) => {

@@ -34,7 +34,7 @@ mod store;
 mod trail;
 
 pub use allowlist::Network;
-pub use config::{Config, Role, Seed, Side};
+pub use config::{Config, Reporter, Role, Seed, Side};
 pub use crash::CRASH_POINTS;
 pub use error::{Error, StartFault};
 

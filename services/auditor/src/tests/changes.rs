@@ -47,6 +47,52 @@ async fn a_record_is_set_by_the_auditor_where_the_auditor_sets_it() {
 }
 
 #[tokio::test]
+async fn nobody_reports_what_another_saw() {
+    let (_guard, dir) = temporary();
+    let running = Running::start(&dir).await;
+    let report = |name: &str, kind: EntryKind, number| {
+        let request = RecordRequest {
+            request_id: id(number),
+            entry: Some(Entry {
+                kind: kind.into(),
+                ..Entry::default()
+            }),
+        };
+        let auditor = &running.api.auditor;
+        let reporter = peer(&format!("spiffe://latchkey.test/{name}"));
+        async move { auditor.record(&reporter, request).await }
+    };
+    for (number, (name, kind)) in (1..).zip([
+        ("latchkey/gateway", EntryKind::Verdict),
+        ("latchkey/association", EntryKind::KeyUse),
+        ("latchkey/custody", EntryKind::Outcome),
+        ("latchkey/reset", EntryKind::Allowlist),
+        ("operator/alice", EntryKind::Start),
+    ]) {
+        let refused = report(name, kind, number).await;
+        assert!(
+            matches!(refused, Err(Error::ReportForbidden { .. })),
+            "{name}"
+        );
+        assert!(
+            running
+                .of_kind(kind)
+                .await
+                .iter()
+                .all(|e| e.reporter == "spiffe://latchkey.test/latchkey/auditor")
+        );
+    }
+    let denials = running.of_kind(EntryKind::Denial).await;
+    assert_eq!(denials.len(), 5);
+    assert!(denials[0].principal.ends_with("/gateway") && denials[0].detail.contains("VERDICT"));
+    // what is its own is not burdened by that
+    report("latchkey/gateway", EntryKind::Drop, 1)
+        .await
+        .unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_record_again_is_the_first_receipt_and_another_is_refused() {
     let (_guard, dir) = temporary();
     let running = Running::start(&dir).await;
