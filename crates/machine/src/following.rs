@@ -368,6 +368,12 @@ impl Desk<'_> {
         if !missing.is_empty() {
             return Finding::Verdict(Verdict::Partial, missing.join("; "));
         }
+        if expect.leaves_traces() && !changes.shows(expect) {
+            return Finding::Verdict(
+                Verdict::Partial,
+                "metrology board: nothing proves that it restarted".to_string(),
+            );
+        }
         self.tell_all(act, seen, &changes);
         let verdict = if act.lost {
             Verdict::ZombieResolved
@@ -445,6 +451,18 @@ fn unread(before: &Snapshot, seen: &Snapshot) -> Option<&'static str> {
             before.load_profile.is_some(),
             seen.load_profile.is_some(),
         ),
+        // Without these nothing would speak against a success.
+        (
+            "the power-failure counter",
+            before.power_failures.is_some(),
+            seen.power_failures.is_some(),
+        ),
+        ("the uptime", before.uptime.is_some(), seen.uptime.is_some()),
+        (
+            "the event log",
+            before.events.is_some(),
+            seen.events.is_some(),
+        ),
     ];
     facts
         .into_iter()
@@ -493,6 +511,13 @@ fn dangers(
         } else if is.newest < was.newest {
             dangers.push("the newest load-profile entry is older than before".to_string());
         }
+    }
+    // It is read from where it ended before: what was there is there still, unless somebody cleared it.
+    if let Some((was, is)) = before.events.as_ref().zip(seen.events.as_ref())
+        && is.is_empty()
+        && !was.is_empty()
+    {
+        dangers.push("the event log lost entries".to_string());
     }
     let destroyed = changes
         .events

@@ -111,8 +111,15 @@ fn evidence(rules: &Rules, seen: &Snapshot) -> Result<String, String> {
     if let Some(events) = &seen.events {
         offered.push(format!("event log ({} newest entries)", events.len()));
     }
-    if offered.is_empty() && rules.expect.leaves_traces() {
-        return Err("neither power failures, uptime nor event log can be read: a restart could not be told from none".to_string());
+    let expect = &rules.expect;
+    let tells = (expect.power_failure && seen.power_failures.is_some())
+        || (expect.uptime && seen.uptime.is_some())
+        || (!expect.start_events.is_empty() && seen.events.is_some());
+    if expect.leaves_traces() && !tells {
+        return Err(format!(
+            "none of the traces that a {} reset leaves can be read: a restart could not be told from none",
+            rules.tier.name()
+        ));
     }
     match seen.load_profile {
         Some(profile) => offered.push(format!("load profile {} entries", profile.entries)),

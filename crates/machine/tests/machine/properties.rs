@@ -24,7 +24,7 @@ fn fault() -> impl Strategy<Value = Fault> {
 
 fn nature() -> impl Strategy<Value = Nature> {
     (
-        any::<[bool; 8]>(),
+        any::<[bool; 9]>(),
         prop_oneof![5 => Just(0_u8), 1 => any::<u8>()],
     )
         .prop_map(|(b, result)| Nature {
@@ -37,6 +37,7 @@ fn nature() -> impl Strategy<Value = Nature> {
             relay_moves: b[5] && b[6],
             loses_data: b[6] && b[0],
             soft: false,
+            says_busy: b[8] && b[3],
             result,
         })
 }

@@ -1,7 +1,7 @@
 //! One scenario per fault: what the verdict is, and how often the meter was commanded.
 
 use crate::world::{Fault, Nature, World};
-use machine::{Expect, Limits, Millis, Outcome, Rules, Tier, Verdict};
+use machine::{Expect, Limits, Millis, Outcome, Rules, Snapshot, Tier, Verdict};
 
 fn rules() -> Rules {
     let rules = Rules::example();
@@ -331,4 +331,61 @@ fn cancel_works_until_the_pivot_and_not_after() {
         1,
         1,
     );
+}
+
+/// What one reading after the command lacks.
+fn without(change: fn(&mut Snapshot)) -> Outcome {
+    let rules = rules();
+    let mut world = World::new(Nature::default());
+    world.blind = Some(change);
+    world.run(rules, [])
+}
+
+#[test]
+fn evidence_that_is_gone_is_no_success() {
+    let nothing = without(|seen| {
+        seen.power_failures = None;
+        seen.uptime = None;
+        seen.events = None;
+    });
+    assert_eq!(nothing.verdict, Some(Verdict::Unreachable), "{nothing:?}");
+    // An event log that was cleared cannot be read from where it ended before.
+    let log = without(|seen| seen.events = None);
+    assert_eq!(log.verdict, Some(Verdict::Unreachable), "{log:?}");
+    assert!(log.detail.contains("the event log"), "{log:?}");
+}
+
+#[test]
+fn a_tier_whose_traces_cannot_be_read_is_refused() {
+    // A warm restart raises no power-failure counter: reading that one alone would tell nothing.
+    let mut world = World::new(Nature::default());
+    world.blind_before = Some(|seen| {
+        seen.uptime = None;
+        seen.events = None;
+    });
+    let rules = Rules {
+        tier: Tier::Warm,
+        expect: Expect {
+            power_failure: false,
+            start_events: vec![15],
+            uptime: true,
+            session_ends: true,
+        },
+        ..rules()
+    };
+    let outcome = world.run(rules, []);
+    assert_eq!(
+        (outcome.verdict, world.acts),
+        (Some(Verdict::Refused), 0),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn a_meter_that_says_later_and_restarts_is_not_reset_twice() {
+    let liar = Nature {
+        says_busy: true,
+        ..Nature::default()
+    };
+    expect(liar, vec![], Verdict::ZombieResolved, 1, 1);
 }

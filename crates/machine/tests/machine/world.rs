@@ -50,6 +50,8 @@ pub(crate) struct Nature {
     pub(crate) loses_data: bool,
     /// Nothing restarts: a soft reset.
     pub(crate) soft: bool,
+    /// It answers temporary-failure, and executes the command.
+    pub(crate) says_busy: bool,
     /// The permanent result it answers the command with.
     pub(crate) result: u8,
 }
@@ -62,6 +64,9 @@ pub(crate) struct World {
     pub(crate) acted_under: BTreeSet<String>,
     pub(crate) story: Vec<Event>,
     pub(crate) records: usize,
+    /// What a reading before, or after, the command lacks.
+    pub(crate) blind_before: Option<fn(&mut Snapshot)>,
+    pub(crate) blind: Option<fn(&mut Snapshot)>,
     nature: Nature,
     relay: Relay,
     power_failures: u64,
@@ -92,6 +97,8 @@ impl World {
             acted_under: BTreeSet::new(),
             story: Vec::new(),
             records: 0,
+            blind_before: None,
+            blind: None,
             nature,
             relay: Relay {
                 output: true,
@@ -291,12 +298,12 @@ impl World {
         }
         self.counter = counter;
         self.session = fault != Fault::AnswerLost;
-        let result = if fault == Fault::Busy {
+        let result = if fault == Fault::Busy || self.nature.says_busy {
             2
         } else {
             self.nature.result
         };
-        if result == 0 && !self.nature.ignores {
+        if (result == 0 && !self.nature.ignores) || self.nature.says_busy {
             self.execute();
         }
         if fault == Fault::AnswerLost {
@@ -345,6 +352,19 @@ impl World {
     }
 
     fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.facts();
+        let blind = if self.acts == 0 {
+            self.blind_before
+        } else {
+            self.blind
+        };
+        if let Some(blind) = blind {
+            blind(&mut snapshot);
+        }
+        snapshot
+    }
+
+    fn facts(&self) -> Snapshot {
         Snapshot {
             taken_at: Millis(self.now),
             counter: self.counter,
