@@ -62,6 +62,9 @@ impl Desk<'_> {
             // Wait 15 minutes, same tier.
             2 => {
                 let until = self.now().plus(self.rules.limits.temporary_failure_ms);
+                // A meter may say so and restart all the same: the next guards see that, as they do a late command.
+                let denied = Act { lost: true, ..act };
+                self.run.earlier = Some(Box::new(denied));
                 self.again("temporary failure", Some(until))
             }
             3 | 13 => self.denied(

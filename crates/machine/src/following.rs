@@ -409,7 +409,7 @@ impl Desk<'_> {
 
 fn summary(act: &Act, seen: &Snapshot, tier: &str) -> String {
     let how = if act.lost {
-        "the answer was lost, the evidence shows exactly one executed"
+        "no answer told, the evidence shows exactly one executed"
     } else {
         "one executed"
     };

@@ -36,7 +36,7 @@ pub(crate) struct Run {
     pub(crate) attempt: u32,
     /// Permits asked for so far.
     pub(crate) permits: u32,
-    /// A lost command that the counter proved not accepted. The guards of the next attempt look for it once more.
+    /// A command that the counter, or the meter's own "later", says was not executed: the next guards look once more.
     pub(crate) earlier: Option<Box<Act>>,
     /// Where the reset stood when it ended.
     pub(crate) phase: Phase,
@@ -115,7 +115,7 @@ pub struct Act {
     pub sent_at: Millis,
     /// Its invocation counter; 0 if unknown or not ciphered.
     pub counter: u32,
-    /// Its answer was lost.
+    /// No answer told that it was executed.
     pub lost: bool,
     /// The meter was silent since.
     pub silent: bool,

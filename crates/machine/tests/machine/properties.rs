@@ -37,7 +37,8 @@ fn nature() -> impl Strategy<Value = Nature> {
             relay_moves: b[5] && b[6],
             loses_data: b[6] && b[0],
             soft: false,
-            says_busy: false,
+            // A liar whose metrology board goes on leaves nothing to be seen by.
+            says_busy: b[8] && b[3] && !b[4],
             result,
         })
 }

@@ -380,3 +380,12 @@ fn a_tier_whose_traces_cannot_be_read_is_refused() {
         "{outcome:?}"
     );
 }
+
+#[test]
+fn a_meter_that_says_later_and_restarts_is_not_reset_twice() {
+    let liar = Nature {
+        says_busy: true,
+        ..Nature::default()
+    };
+    expect(liar, vec![], Verdict::ZombieResolved, 1, 1);
+}
