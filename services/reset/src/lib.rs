@@ -22,6 +22,7 @@ mod config;
 mod crash;
 mod crew;
 mod driver;
+mod effect;
 mod error;
 mod facts;
 mod failure;

@@ -432,7 +432,7 @@ mod tests {
             Profile::parse(&format!("surprise = 1\n{text}")).is_err_and(|e| e.contains("surprise"))
         );
         assert!(
-            Profile::parse(&text.replace("outage_seconds = 20", "outage_seconds = 0")).is_err()
+            Profile::parse(&text.replace("outage_seconds = 12", "outage_seconds = 0")).is_err()
         );
     }
 

@@ -122,6 +122,12 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
+    /// In whose name the meter is held. A holder takes over its own association, and a reset holds in the name of its
+    /// id, which people see: a caller who chose that as its request id must not end the reset's association.
+    fn holder(&self) -> String {
+        format!("visit-{}", self.request_id)
+    }
+
     fn asked(&self, purpose: Purpose, commands: Vec<Command>) -> Asked {
         Asked {
             principal: self.principal.to_owned(),
@@ -146,10 +152,11 @@ impl Api {
                 Vec::new(),
             )
             .await?;
+        let holder = visit.holder();
         let opened = self
             .deps
             .meters
-            .open(opening(visit, &leave))
+            .open(opening(visit, &holder, &leave))
             .await
             .map_err(Error::Upstream)?;
         self.deps.meters.release(&opened.association_id).await;
@@ -299,10 +306,11 @@ impl Api {
         let leave = self
             .ask(visit, request_id, Purpose::Read, vec![command.clone()])
             .await?;
+        let holder = visit.holder();
         let opened = self
             .deps
             .meters
-            .open(opening(visit, &leave))
+            .open(opening(visit, &holder, &leave))
             .await
             .map_err(Error::Upstream)?;
         let got = self
@@ -354,10 +362,10 @@ fn plea<'a>(
     }
 }
 
-fn opening<'a>(visit: Visit<'a>, leave: &'a Leave) -> Opening<'a> {
+fn opening<'a>(visit: Visit<'a>, holder: &'a str, leave: &'a Leave) -> Opening<'a> {
     Opening {
         meter_id: visit.meter_id,
-        holder: visit.request_id,
+        holder,
         permit: &leave.signed,
         public_client: false,
     }
@@ -365,4 +373,23 @@ fn opening<'a>(visit: Visit<'a>, leave: &'a Leave) -> Opening<'a> {
 
 fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
     if text.is_empty() { default } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_holds_a_meter_in_the_name_of_a_reset() {
+        let reset_id = kit::context::new_id();
+        let visit = Visit {
+            request_id: &reset_id,
+            meter_id: "m-1",
+            principal: "p",
+            reason: "read",
+        };
+        assert_ne!(visit.holder(), reset_id);
+        // what the association service takes for a holder
+        assert_eq!(kit::check::text(&visit.holder(), 1, 64), Ok(()));
+    }
 }
