@@ -215,7 +215,7 @@ pub(crate) fn replies_to_hls(asked: &Asked, token: &[u8]) -> bool {
 /// An HLS5 token over a challenge and an authenticated-only APDU (security control 0x10) are tags over the same
 /// octets: SC || AK || challenge, SC || AK || APDU (IEC 62056-5-3). Whoever may choose the challenge could have any
 /// request authenticated, and a meter whose policy asks for authentication alone would obey it. So custody answers no
-/// challenge that begins like a request. A meter's random challenge does so about once in 4,000 associations; the next
+/// challenge that begins like a request. A meter's random challenge does so about once in 2,300 associations; the next
 /// association has another.
 pub(crate) fn challenge_is_request(challenge: &[u8]) -> bool {
     match challenge {

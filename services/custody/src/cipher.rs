@@ -143,17 +143,16 @@ impl Custody {
                 });
             }
         };
-        let why = if server_title != keys.server_title.bytes() {
-            Some("the system title is not the enrolled one")
+        let refusal = if server_title != keys.server_title.bytes() {
+            let why = "the system title is not the enrolled one";
+            Some(Error::ChallengeRefused { why })
         } else if challenge == context.challenge {
-            Some("it is our own, sent back")
-        } else if apdu::challenge_is_request(challenge) {
-            Some("its tag would also authenticate a request")
+            let why = "it is our own, sent back";
+            Some(Error::ChallengeRefused { why })
         } else {
-            None
+            apdu::challenge_is_request(challenge).then_some(Error::ChallengeAmbiguous)
         };
-        if let Some(why) = why {
-            let error = Error::ChallengeRefused { why };
+        if let Some(error) = refusal {
             self.refused(&context.permit, None, &error);
             return Err(error);
         }

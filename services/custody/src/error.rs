@@ -135,6 +135,9 @@ pub enum Error {
         /// Why.
         why: &'static str,
     },
+    /// The meter's challenge happens to begin like a request.
+    #[error("the meter's challenge could be read as a request, so its tag would authenticate one")]
+    ChallengeAmbiguous,
     /// The meter did not prove that it holds the keys.
     #[error("the meter's answer to the challenge is wrong")]
     AnswerWrong,
@@ -184,7 +187,7 @@ impl Fault for Error {
             | Self::KeyRowChanged { .. } => Code::DataLoss,
             Self::ChallengeRefused { .. } | Self::AnswerWrong => Code::Unauthenticated,
             Self::Token(error) => token_code(error),
-            Self::Database(_) => Code::Unavailable,
+            Self::Database(_) | Self::ChallengeAmbiguous => Code::Unavailable,
             Self::RowInvalid { .. } => Code::Internal,
         }
     }
@@ -214,6 +217,7 @@ impl Fault for Error {
             Self::ResponseRefused { .. } => "RESPONSE_REFUSED",
             Self::CiphertextInvalid { .. } => "CIPHERTEXT_INVALID",
             Self::ChallengeRefused { .. } => "CHALLENGE_REFUSED",
+            Self::ChallengeAmbiguous => "CHALLENGE_AMBIGUOUS",
             Self::AnswerWrong => "HLS_ANSWER_WRONG",
             Self::Token(_) => "TOKEN_FAILED",
             Self::Database(_) => "DATABASE_UNAVAILABLE",
@@ -285,6 +289,9 @@ fn mend(error: &Error) -> Option<&'static str> {
         }
         Error::ChallengeRefused { .. } | Error::AnswerWrong => {
             "open a new association; if it happens again, check the meter's keys and who else answers at its address"
+        }
+        Error::ChallengeAmbiguous => {
+            "open the association again: the meter's next challenge is another; one in some 2,000 is refused so"
         }
         Error::Token(_) => "check that the token is there and its module works, then try again",
         Error::Database(_) => "check the database, then try again",

@@ -98,7 +98,7 @@ pub(super) async fn a_false_meter_is_found_out(house: &House, meter: &mut Meter)
     let reconnect = association.action_apdu(method(70, RELAY, 2), Some(Data::Integer(0)));
     assert_eq!(
         reason(association.answer(&reconnect, SERVER).await),
-        "CHALLENGE_REFUSED",
+        "CHALLENGE_AMBIGUOUS",
         "a request in disguise"
     );
     assert_eq!(
