@@ -24,6 +24,34 @@ use crate::{allowlist::Allowlist, config::Relay};
 /// The list in force; `None` admits nobody.
 pub type Current = watch::Receiver<Option<Arc<Allowlist>>>;
 
+/// Longest wait for an auditor who is asked out of turn.
+const FRESH_WAIT: Duration = Duration::from_secs(1);
+/// Shortest pause between two questions to the auditor.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// Asks for the auditor's newest list out of turn: a meter enrolled a moment ago is not in the last one.
+#[derive(Debug, Clone)]
+pub struct Fresh {
+    wanted: watch::Sender<u64>,
+    served: watch::Receiver<u64>,
+}
+
+impl Fresh {
+    /// Waits until the auditor has been asked after this call began, but not for long.
+    pub async fn wait(&self) {
+        let mut mine = 0;
+        self.wanted.send_modify(|count| {
+            *count = count.wrapping_add(1);
+            mine = *count;
+        });
+        let mut served = self.served.clone();
+        let answered = served.wait_for(|count| *count >= mine);
+        if tokio::time::timeout(FRESH_WAIT, answered).await.is_err() {
+            tracing::debug!("the auditor did not answer out of turn");
+        }
+    }
+}
+
 /// A cache from further in the future than this was written by another clock.
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(60);
 
@@ -45,13 +73,17 @@ pub struct Feed {
     confirmed: Instant,
     saved: Option<Instant>,
     auditor_away: bool,
+    wanted: watch::Receiver<u64>,
+    served: watch::Sender<u64>,
 }
 
 impl Feed {
-    /// A feed, and what it feeds. There is no list before [`Self::follow`] runs.
+    /// A feed, what it feeds, and how to hurry it. There is no list before [`Self::follow`] runs.
     #[must_use]
-    pub fn new(auditor: Channel, config: &Relay) -> (Self, Current) {
+    pub fn new(auditor: Channel, config: &Relay) -> (Self, Current, Fresh) {
         let (list, current) = watch::channel(None);
+        let (want, wanted) = watch::channel(0);
+        let (served, done) = watch::channel(0);
         let feed = Self {
             auditor: AllowlistServiceClient::new(auditor),
             cache_file: config.cache_file.clone(),
@@ -62,8 +94,14 @@ impl Feed {
             confirmed: Instant::now(),
             saved: None,
             auditor_away: false,
+            wanted,
+            served,
         };
-        (feed, current)
+        let fresh = Fresh {
+            wanted: want,
+            served: done,
+        };
+        (feed, current, fresh)
     }
 
     /// Follows the auditor until shutdown.
@@ -72,15 +110,24 @@ impl Feed {
         while !shutdown.is_fired() {
             // An auditor that takes its time, or is seldom asked, keeps no old list in force.
             let expiry = self.expiry();
+            let asked_for = *self.wanted.borrow_and_update();
             tokio::select! {
                 () = self.refresh() => {}
                 () = sleep_until(expiry) => {}
                 () = shutdown.fired() => return,
             }
             self.expire();
+            self.served.send_replace(asked_for);
             let next = self.expiry().min(Instant::now() + self.poll);
+            let hurry = async {
+                tokio::time::sleep(PAUSE_MIN).await;
+                if self.wanted.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
                 () = sleep_until(next) => {}
+                () = hurry => {}
                 () = shutdown.fired() => return,
             }
             self.expire();

@@ -47,13 +47,14 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let auditor = kit::client::channel(&config.auditor, &config.server.tls)?;
     let admin = kit::Server::new("gateway", &config.server)?;
     let health = admin.health();
-    let (feed, list) = Feed::new(auditor.clone(), &config.relay);
+    let (feed, list, fresh) = Feed::new(auditor.clone(), &config.relay);
     let drops = Drops::default();
     let (cut_trigger, cut) = kit::shutdown();
     let relay = Relay::new(
         config.relay.clone(),
         &config.server.tls,
         list.clone(),
+        fresh,
         drops.clone(),
         cut,
     )?;

@@ -25,7 +25,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use crate::{
     config,
     drops::{Cause, Drops},
-    feed::Current,
+    feed::{Current, Fresh},
     flow::Flow,
     limits::{Place, Places},
     metrics,
@@ -39,6 +39,7 @@ pub(crate) struct Relay {
     pub(crate) tls: TlsAcceptor,
     pub(crate) trust_domain: Arc<str>,
     pub(crate) list: Current,
+    pub(crate) fresh: Fresh,
     pub(crate) drops: Drops,
     pub(crate) places: Places,
     /// Ends the connections that outlive the drain.
@@ -65,6 +66,7 @@ impl Relay {
         config: config::Relay,
         tls: &Tls,
         list: Current,
+        fresh: Fresh,
         drops: Drops,
         cut: Shutdown,
     ) -> Result<Self, kit::StartError> {
@@ -77,6 +79,7 @@ impl Relay {
             tls: TlsAcceptor::from(kit::tls::server_config(tls)?),
             trust_domain: tls.trust_domain.as_str().into(),
             list,
+            fresh,
             drops,
             cut,
         })
@@ -159,6 +162,9 @@ impl Relay {
         let (mut tls, destination) = timeout(patience, self.greet(tcp))
             .await
             .map_err(|_| Cause::TooSlow)??;
+        if self.may_reach(destination) == Err(Cause::DestinationNotListed) {
+            self.fresh.wait().await;
+        }
         if let Err(cause) = self.may_reach(destination) {
             self.say(&mut tls, destination, Answer::Refused).await;
             return Err(refusal(cause, destination));

@@ -189,6 +189,18 @@ async fn only_listed_meters_on_listed_ports_are_dialled() {
     stack.stop().await;
 }
 
+/// Somebody enrols a meter and talks to it at once: the list the gateway holds does not have it yet.
+#[tokio::test]
+async fn a_meter_enrolled_a_moment_ago_is_asked_for() {
+    let (_listener, address) = meter().await;
+    let seldom = format!("{ANY_PORT}\npoll_ms = 60000");
+    let stack = Stack::start(&["127.0.0.1/32"], &["127.0.0.9/32"], &seldom).await;
+    stack.auditor.set(&["127.0.0.1/32"], &["127.0.0.1/32"]);
+    let (_tls, answer) = stack.dial(US, "association", address).await.unwrap();
+    assert_eq!(answer, Answer::Connected as u8);
+    stack.stop().await;
+}
+
 #[tokio::test]
 async fn a_meter_that_does_not_listen_is_unreachable_and_no_drop() {
     let nobody = free_address().await;

@@ -403,9 +403,14 @@ pub fn gateway_config(
     let association = Pki::name("association");
     let peers = format!("'latchkey.gateway.v1.Relay' = ['{association}']");
     let server = pki.server_toml("gateway", admin, &peers);
+    let poll = if more.contains("poll_ms") {
+        ""
+    } else {
+        "poll_ms = 20\n"
+    };
     let text = format!(
         "{server}[auditor]\nendpoint = 'https://{auditor}'\npeer = '{}'\ntimeout_ms = 2000\n[relay]\nlisten = '{relay}'\n\
-         peers = ['{association}']\npoll_ms = 20\ncache_file = {:?}\n{more}\n",
+         peers = ['{association}']\n{poll}cache_file = {:?}\n{more}\n",
         Pki::name("auditor"),
         pki.path("allowlist.toml"),
     );
