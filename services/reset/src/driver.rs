@@ -10,7 +10,10 @@
 //! ```
 //! There is one path: a new reset and one found after a crash both begin with `Recovered`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kit::{Shutdown, clock};
 use latchkey_proto::association::v1::Meter;
@@ -62,6 +65,8 @@ pub(crate) struct Driver {
     pub(crate) spent: bool,
     /// An association opened after the command.
     pub(crate) open: Option<String>,
+    /// When this process read the guards of the present attempt.
+    pub(crate) guarded: Option<Instant>,
     /// Time does not go back behind a wait that is over.
     pub(crate) floor: Millis,
 }
@@ -104,6 +109,7 @@ impl Driver {
             reading: None,
             spent: false,
             open: None,
+            guarded: None,
             floor: Millis(0),
         })
     }

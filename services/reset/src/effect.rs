@@ -1,6 +1,6 @@
 //! What the machine asks for, done: every question to auditor and meter, the one command, the waits, the trail.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kit::crash_point;
 use latchkey_proto::{
@@ -22,6 +22,9 @@ use crate::{
 
 /// How long an entry that is owed may hold up a wait.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(3);
+/// How old guards may be when the command leaves. Between them lies a row to be stored, and the database may be slow:
+/// a relay that was read a minute ago says nothing.
+const GUARDS_LAST: Duration = Duration::from_secs(10);
 /// Associations of a permit that only reads.
 const READING_ASSOCIATIONS: u32 = 16;
 
@@ -134,6 +137,7 @@ impl Driver {
             .await?;
         // Stored with the pivot: whether this session outlives the command is evidence.
         self.row.association_id = association_id;
+        self.guarded = Some(Instant::now());
         crash_point(crash::AFTER_GUARDS);
         Ok(Input::GuardsRead(Box::new(snapshot)))
     }
@@ -143,6 +147,11 @@ impl Driver {
         if self.row.association_id.is_empty() {
             return Input::ActNotSent {
                 cause: "the association of the guards is gone".to_owned(),
+            };
+        }
+        if !hold(self.guarded.take(), Instant::now()) {
+            return Input::ActNotSent {
+                cause: "the guards had been read too long ago".to_owned(),
             };
         }
         crash_point(crash::BEFORE_ACT);
@@ -416,5 +425,23 @@ impl Driver {
         };
         self.meter = Some(meter.clone());
         Ok(meter)
+    }
+}
+
+/// Whether guards still hold.
+fn hold(guarded: Option<Instant>, now: Instant) -> bool {
+    guarded.is_some_and(|at| now.saturating_duration_since(at) <= GUARDS_LAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guards_do_not_last() {
+        let at = Instant::now();
+        assert!(hold(Some(at), at) && hold(Some(at), at + GUARDS_LAST));
+        assert!(!hold(Some(at), at + GUARDS_LAST + Duration::from_millis(1)));
+        assert!(!hold(None, at), "nobody has looked");
     }
 }
