@@ -1,6 +1,7 @@
 //! The client's configuration: who we are, and where the services are.
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -72,7 +73,9 @@ pub(crate) struct Search {
     named: Option<PathBuf>,
 }
 
-const PLACES: [&str; 2] = [".latchkey/latchkey.toml", "/etc/latchkey/latchkey.toml"];
+/// Of the folder somebody happens to be in.
+const HERE: &str = ".latchkey/latchkey.toml";
+const SYSTEM: &str = "/etc/latchkey/latchkey.toml";
 
 impl Search {
     /// The flag beats the environment, and that beats the usual places.
@@ -89,15 +92,34 @@ impl Search {
         if let Some(named) = &self.named {
             return Ok(named.clone());
         }
-        let found = PLACES
-            .into_iter()
-            .map(PathBuf::from)
-            .find(|place| place.exists());
+        let here = Path::new(HERE);
+        if here.exists() {
+            return ours(here).map(|()| here.to_owned());
+        }
+        let found = Some(PathBuf::from(SYSTEM)).filter(|place| place.exists());
         found.ok_or_else(|| {
-            Failure::configuration(format!("no client configuration: looked for {}", PLACES.join(" and ")))
+            Failure::configuration(format!("no client configuration: looked for {HERE} and {SYSTEM}"))
                 .mend("name one with --config or LATCHKEY_CONFIG, or make a development stack with `latchkey dev init`")
         })
     }
+}
+
+/// A configuration that nobody named is taken only if nobody else could have put it there: it says which services are
+/// believed, and the doctor loads the PKCS#11 modules it leads to.
+fn ours(path: &Path) -> Result<(), Failure> {
+    let us = rustix::process::geteuid().as_raw();
+    for path in [path, path.parent().unwrap_or(path)] {
+        let metadata =
+            std::fs::metadata(path).map_err(|error| Failure::file("look at", path, &error))?;
+        if metadata.uid() != us || metadata.mode() & 0o022 != 0 {
+            return Err(Failure::configuration(format!(
+                "{} is not used: it is another user's, or others may write to it",
+                path.display()
+            ))
+            .mend("if you trust it, name the file with --config"));
+        }
+    }
+    Ok(())
 }
 
 /// Reads a client configuration.
@@ -126,6 +148,26 @@ mod tests {
         assert_eq!(search.find().unwrap(), Path::new("a"));
         let search = Search::new(None, Some("b".into()));
         assert_eq!(search.find().unwrap(), Path::new("b"));
+    }
+
+    #[test]
+    fn a_configuration_that_others_can_write_must_be_named() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("latchkey.toml");
+        std::fs::write(&path, "").unwrap();
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(&path, 0o644);
+        ours(&path).unwrap();
+        set(&path, 0o664);
+        let failure = ours(&path).unwrap_err();
+        assert_eq!(failure.exit(), Exit::CONFIGURATION);
+        assert!(failure.to_string().contains("--config"), "{failure}");
+        set(&path, 0o644);
+        set(dir.path(), 0o777);
+        assert!(ours(&path).is_err(), "anybody can replace it");
     }
 
     #[test]
