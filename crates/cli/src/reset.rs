@@ -299,7 +299,7 @@ fn finished(reset: &pb::Reset) -> bool {
 fn concluded(reset: &pb::Reset, output: &Output) -> Exit {
     let exit = Exit::of_reset(reset.exit_code);
     output.result(&json_of(reset), || match reset.state() {
-        pb::ResetState::Cancelled => format!("cancelled: nothing was sent to {}", reset.meter_id),
+        pb::ResetState::Cancelled => format!("{}: {}", reset.meter_id, reset.detail),
         _ => format!(
             "verdict: {}: {} (exit {})",
             verdict_of(reset),

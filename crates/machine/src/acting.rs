@@ -49,7 +49,7 @@ impl Desk<'_> {
             | Input::Unreachable { .. }
             | Input::Recorded { .. }
             | Input::Tick
-            | Input::Cancel => Turn::Stay(State::Acting { warrant, before }),
+            | Input::Cancel { .. } => Turn::Stay(State::Acting { warrant, before }),
         }
     }
 

@@ -159,7 +159,7 @@ impl Desk<'_> {
                 | Input::Rejoined { .. }
                 | Input::AfterRead(_)
                 | Input::Recorded { .. }
-                | Input::Cancel,
+                | Input::Cancel { .. },
                 _,
             ) => Turn::Stay(State::Following(now)),
         }

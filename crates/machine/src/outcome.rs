@@ -20,7 +20,7 @@ pub enum Verdict {
     ZombieResolved,
     /// It could not be reached, or did not come back.
     Unreachable,
-    /// Policy or a guard said no; nothing was sent.
+    /// Policy or a guard said no; nothing was sent, or nothing after an attempt that was not accepted.
     Refused,
     /// Measured data may have been lost.
     DataRisk,

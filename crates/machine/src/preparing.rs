@@ -1,6 +1,10 @@
 //! Before the pivot: survey, permit, guards. Everything here may be dropped and done again.
 
-use alloc::{boxed::Box, format, string::String};
+use alloc::{
+    boxed::Box,
+    format,
+    string::{String, ToString as _},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,7 +81,7 @@ impl Desk<'_> {
             Input::PermitStale { cause } => self.permit_stale(now, &cause),
             Input::Denied { cause } => self.denied(Verdict::Refused, cause),
             Input::Unreachable { party, cause } => self.not_reached(now, party, &cause),
-            Input::Cancel => self.cancelled(),
+            Input::Cancel { by } => self.cancelled(&by),
             Input::Tick => match now.pace.woken(self.now()) {
                 Some(pace) => Turn::Go(State::Preparing(Preparing { pace, ..now })),
                 None => stay_awake(now),
@@ -176,13 +180,26 @@ impl Desk<'_> {
         }
     }
 
+    fn cancelled(&mut self, by: &str) -> Turn {
+        let sent = self.sent_so_far();
+        self.end(None, false, format!("cancelled by {by}: {sent}"))
+    }
+
+    /// What has left before the command that is prepared now.
+    fn sent_so_far(&self) -> String {
+        match self.run.attempt {
+            0 => "nothing was sent".to_string(),
+            attempt => format!("nothing was sent after attempt {attempt}, which was not accepted"),
+        }
+    }
+
     fn not_reached(&mut self, now: Preparing, party: Party, cause: &str) -> Turn {
         let pace = now.pace.failed(party);
         let limits = self.rules.limits;
         if self.now() >= limits.deadline {
             return self.finish(
                 Verdict::Unreachable,
-                format!("gave up at the deadline, nothing was sent: {cause}"),
+                format!("gave up at the deadline, {}: {cause}", self.sent_so_far()),
             );
         }
         // Only the meter's own silence counts against it.
@@ -190,8 +207,9 @@ impl Desk<'_> {
             return self.finish(
                 Verdict::Unreachable,
                 format!(
-                    "the meter did not answer {} times, nothing was sent: {cause}",
-                    pace.silences
+                    "the meter did not answer {} times, {}: {cause}",
+                    pace.silences,
+                    self.sent_so_far()
                 ),
             );
         }

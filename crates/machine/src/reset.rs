@@ -1,11 +1,6 @@
 //! The machine: states, inputs, effects, and what all states share.
 
-use alloc::{
-    boxed::Box,
-    format,
-    string::{String, ToString},
-    vec::Vec,
-};
+use alloc::{boxed::Box, format, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
@@ -203,7 +198,10 @@ pub enum Input {
     /// The process was started again; whatever was under way is gone.
     Recovered,
     /// Somebody wants it stopped.
-    Cancel,
+    Cancel {
+        /// Who.
+        by: String,
+    },
 }
 
 /// What is to be done next: at most one thing at a time.
@@ -535,11 +533,12 @@ impl Desk<'_> {
         self.end(Some(verdict), true, detail.into())
     }
 
-    pub(crate) fn cancelled(&mut self) -> Turn {
-        self.end(None, false, "cancelled before it acted".to_string())
-    }
-
-    fn end(&mut self, verdict: Option<Verdict>, access_denied: bool, detail: String) -> Turn {
+    pub(crate) fn end(
+        &mut self,
+        verdict: Option<Verdict>,
+        access_denied: bool,
+        detail: String,
+    ) -> Turn {
         let name = verdict.map_or("CANCELLED", Verdict::name);
         self.tell(Kind::Verdict, format!("{name}: {detail}"));
         let outcome = Outcome {
@@ -594,7 +593,7 @@ impl Desk<'_> {
             | Input::ProbeRead(_)
             | Input::Rejoined { .. }
             | Input::AfterRead(_)
-            | Input::Cancel => Turn::Stay(State::Recording { outcome, pace }),
+            | Input::Cancel { .. } => Turn::Stay(State::Recording { outcome, pace }),
         }
     }
 }

@@ -88,7 +88,7 @@ impl Crew {
     }
 
     /// Cancels a reset; it is stored when this returns. Cancelling one that is cancelled changes nothing.
-    pub(crate) async fn cancel(&self, reset_id: &str) -> Result<(), Error> {
+    pub(crate) async fn cancel(&self, reset_id: &str, by: String) -> Result<(), Error> {
         if self.is_cancelled(reset_id).await? {
             return Ok(());
         }
@@ -97,9 +97,10 @@ impl Crew {
             .get(reset_id)
             .map(|active| active.cancel.clone());
         let mailbox = mailbox.ok_or(Error::Stopping)?;
-        let (asked, told) = oneshot::channel();
+        let (answer, told) = oneshot::channel();
+        let request = CancelRequest { by, told: answer };
         // If the driver has ended meanwhile, the row says how.
-        if mailbox.send(asked).await.is_ok() && told.await == Ok(true) {
+        if mailbox.send(request).await.is_ok() && told.await == Ok(true) {
             return Ok(());
         }
         if self.is_cancelled(reset_id).await? {

@@ -46,7 +46,11 @@ pub(crate) struct Deps {
 }
 
 /// Somebody wants the reset stopped; told whether it is.
-pub(crate) type CancelRequest = oneshot::Sender<bool>;
+pub(crate) struct CancelRequest {
+    /// Who.
+    pub(crate) by: String,
+    pub(crate) told: oneshot::Sender<bool>,
+}
 
 /// One reset under way.
 pub(crate) struct Driver {
@@ -121,7 +125,7 @@ impl Driver {
         shutdown: Shutdown,
     ) -> Result<(), Error> {
         let mut input = Input::Recovered;
-        let mut asked: Option<CancelRequest> = None;
+        let mut asked: Option<oneshot::Sender<bool>> = None;
         loop {
             let effect = self.advance(input, &shutdown).await?;
             if let Some(asked) = asked.take() {
@@ -145,10 +149,10 @@ impl Driver {
                     biased;
                     Some(request) = mailbox.recv() => {
                         if cancellable {
-                            asked = Some(request);
-                            break Input::Cancel;
+                            asked = Some(request.told);
+                            break Input::Cancel { by: request.by };
                         }
-                        let _ = request.send(false);
+                        let _ = request.told.send(false);
                     }
                     // A command under way is waited for: its answer is worth more than a quick end.
                     () = shutdown.fired(), if effect != Effect::Act => return Ok(()),

@@ -184,7 +184,7 @@ fn input() -> impl Strategy<Value = Input> {
         any::<u64>().prop_map(|leaf| Input::Recorded { leaf }),
         Just(Input::Tick),
         Just(Input::Recovered),
-        Just(Input::Cancel),
+        Just(Input::Cancel { by: cause() }),
     ]
 }
 

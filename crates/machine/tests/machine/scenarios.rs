@@ -389,3 +389,23 @@ fn a_meter_that_says_later_and_restarts_is_not_reset_twice() {
     };
     expect(liar, vec![], Verdict::ZombieResolved, 1, 1);
 }
+
+#[test]
+fn what_was_sent_is_not_denied_afterwards() {
+    // Cancelled while it waits to try again.
+    let mut faults = at_act(Fault::Busy);
+    faults.push(Fault::Cancel);
+    let (world, outcome) = play(Nature::default(), faults);
+    assert_eq!((outcome.verdict, world.acts), (None, 1));
+    let said = &outcome.detail;
+    assert!(
+        said.contains("bob") && said.contains("after attempt 1"),
+        "{said}"
+    );
+    // The meter goes silent after it.
+    let mut faults = at_act(Fault::Busy);
+    faults.extend([Fault::RequestLost; 5]);
+    let (_, outcome) = play(Nature::default(), faults);
+    assert_eq!(outcome.verdict, Some(Verdict::Unreachable));
+    assert!(outcome.detail.contains("after attempt 1"), "{outcome:?}");
+}

@@ -186,7 +186,11 @@ impl World {
                 self.now += 2_000;
                 return Input::Recovered;
             }
-            Fault::Cancel if reset.is_cancellable() => return Input::Cancel,
+            Fault::Cancel if reset.is_cancellable() => {
+                return Input::Cancel {
+                    by: "bob".to_owned(),
+                };
+            }
             Fault::ServiceDown => {
                 return match effect {
                     Effect::Act => Input::ActNotSent {

@@ -107,9 +107,10 @@ impl ResetService for Api {
         &self,
         request: Request<CancelResetRequest>,
     ) -> Result<Response<CancelResetResponse>, Status> {
+        let by = peer(&request).to_string();
         let reset_id = request.into_inner().reset_id;
         self.row(&reset_id).await?;
-        self.crew.cancel(&reset_id).await?;
+        self.crew.cancel(&reset_id, by).await?;
         let row = self.row(&reset_id).await?;
         Ok(Response::new(CancelResetResponse {
             reset: Some(orders::message(&row)),

@@ -82,7 +82,7 @@ async fn a_meter_has_one_reset_at_a_time() {
         .await
         .expect("read");
     assert!(matches!(made, Created::UnderWay(id) if id == first.order.reset_id));
-    step(&store, &mut first, Input::Cancel).await;
+    step(&store, &mut first, Input::Cancel { by: "p".to_owned() }).await;
     step(&store, &mut first, Input::Recorded { leaf: 4 }).await;
     assert!(first.machine.outcome().is_some());
     let made = store
@@ -142,7 +142,7 @@ async fn what_is_stored_is_what_goes_on_after_a_crash() {
     );
     // A second process that still holds the old version must not write.
     let mut stale = found.clone();
-    step(&store, &mut row, Input::Cancel).await;
+    step(&store, &mut row, Input::Cancel { by: "p".to_owned() }).await;
     let refused = store.commit(&mut stale, &[], &[]).await;
     assert!(matches!(refused, Err(Error::Stolen(_))), "{refused:?}");
 }
@@ -152,7 +152,7 @@ async fn entries_are_owed_until_they_are_receipted() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(&dir).await;
     let mut row = created(&store, "r-1", "m-1").await;
-    step(&store, &mut row, Input::Cancel).await;
+    step(&store, &mut row, Input::Cancel { by: "p".to_owned() }).await;
     let pending = store.pending(&row.order.reset_id).await.expect("read");
     let [owed] = pending.as_slice() else {
         panic!("{pending:?}")

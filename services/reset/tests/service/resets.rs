@@ -228,6 +228,11 @@ async fn cancelling_before_and_after_the_pivot() {
         let cancelled = bed.resets().cancel_reset(request.clone()).await.unwrap();
         let reset = cancelled.into_inner().reset.unwrap();
         assert_eq!((reset.state(), reset.exit_code), (ResetState::Cancelled, 7));
+        let said = &reset.detail;
+        assert!(
+            said.contains("cancelled by spiffe://") && said.contains("nothing was sent"),
+            "{said}"
+        );
     }
     bed.auditor.office().away = false;
     let reset = bed.finished(&reset.reset_id).await;
