@@ -15,7 +15,7 @@ use crate::allowlist::Network;
 use crate::config::{Config, Seed, Side};
 use crate::crash;
 use crate::error::Error;
-use crate::policy::{Decision, Plan, Policy, Subject};
+use crate::policy::{Decision, Plan, Policy, Subject, hex};
 use crate::request;
 use crate::sequencer::{self, Draft, Effect, Placed, RequestKey, Sequencer};
 use crate::signer::{Keys, PERMIT_KEY, Sign};
@@ -62,10 +62,15 @@ impl Auditor {
             caller,
             &request.encode_to_vec(),
         );
-        if !request.validate_only
-            && let Some(placed) = self.known(&key).await?
-        {
-            return self.hand_out(&key, placed.receipt).await;
+        if !request.validate_only {
+            match self.known(&key).await {
+                Ok(Some(placed)) => return self.hand_out(&key, placed.receipt).await,
+                Ok(None) => {}
+                Err(error @ Error::RequestReused(_)) => {
+                    return Err(self.refuse(caller, request, Vec::new(), error).await);
+                }
+                Err(error) => return Err(error),
+            }
         }
         match self.decide(caller, request) {
             Decision::Denied { policy_ids, cause } => {
@@ -189,7 +194,12 @@ impl Auditor {
     ) -> Error {
         let has_id = kit::check::uuid(&request.request_id).is_ok();
         let body = request.encode_to_vec();
+        // Once per request, not per id: an id that was used before must not keep a denial out of the trail.
         let key = has_id.then(|| RequestKey::new(DENIAL, &request.request_id, caller, &body));
+        let key = key.map(|key| RequestKey {
+            request_id: format!("{}/{}", key.request_id, hex(&key.digest)),
+            ..key
+        });
         let entry = Entry {
             policy_ids,
             detail: clip(&error.to_string(), DETAIL),
@@ -286,7 +296,7 @@ impl Auditor {
     pub(crate) async fn announce(&self) -> Result<(), Error> {
         // the debug form holds paths and names, no secret; its digest tells one configuration from another
         let config = digest::digest(&digest::SHA256, format!("{:?}", self.config).as_bytes());
-        let config: String = config.as_ref().iter().map(|o| format!("{o:02x}")).collect();
+        let config = hex(config.as_ref());
         let version = env!("CARGO_PKG_VERSION");
         let detail = format!("auditor {version}, configuration sha256:{config}");
         let start = self.own_entry(EntryKind::Start, detail);

@@ -427,7 +427,7 @@ fn selection(octets: &[u8]) -> (&'static str, u16, u16) {
     }
 }
 
-fn hex(octets: &[u8]) -> String {
+pub(crate) fn hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 

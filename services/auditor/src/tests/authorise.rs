@@ -109,6 +109,39 @@ async fn a_denial_is_in_the_trail_once_with_its_cause() {
 }
 
 #[tokio::test]
+async fn a_request_id_used_again_hides_no_denial() {
+    let (_guard, dir) = temporary();
+    let running = Running::start(&dir).await;
+    let relay = |method| {
+        let mut request = cold_reset(1);
+        request.commands[0].class_id = 70;
+        request.commands[0].logical_name = "0.0.96.3.10.255".to_owned();
+        request.commands[0].index = method;
+        request
+    };
+    for method in [1, 2] {
+        let denied = authorise(&running, &relay(method)).await;
+        assert!(matches!(denied, Err(Error::Denied { .. })), "{denied:?}");
+    }
+    assert_eq!(running.of_kind(EntryKind::Denial).await.len(), 2);
+    // nor behind a permit
+    authorise(&running, &cold_reset(2)).await.unwrap();
+    let other = AuthoriseRequest {
+        request_id: id(2),
+        ..relay(1)
+    };
+    for _ in 0..2 {
+        let refused = authorise(&running, &other).await;
+        assert!(
+            matches!(refused, Err(Error::RequestReused(_))),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(running.of_kind(EntryKind::Denial).await.len(), 3);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn who_is_not_a_reset_service_or_not_an_operator_is_denied() {
     let (_guard, dir) = temporary();
     let running = Running::start(&dir).await;
