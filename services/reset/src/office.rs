@@ -209,13 +209,26 @@ pub(crate) fn tier(tier: machine::Tier) -> Tier {
 
 /// The request id of the n-th permit of a reset: the same after a crash, so that the auditor gives the same permit.
 pub(crate) fn permit_request_id(reset_id: &str, number: u32) -> String {
-    let digest = Sha256::new()
-        .chain_update(b"latchkey-reset-permit\n")
-        .chain_update(reset_id.as_bytes())
-        .chain_update(number.to_be_bytes())
-        .finalize();
+    derived(
+        b"latchkey-reset-permit\n",
+        &[reset_id.as_bytes(), &number.to_be_bytes()],
+    )
+}
+
+/// The request id of a permit for a single command. The auditor knows one caller, this service: an id as a person chose
+/// it could be that of somebody else's request, or of the next permit of a reset, which would then get none.
+pub(crate) fn visit_request_id(principal: &str, request_id: &str) -> String {
+    let parts = [principal.as_bytes(), b"\n", request_id.as_bytes()];
+    derived(b"latchkey-visit-permit\n", &parts)
+}
+
+fn derived(what: &[u8], parts: &[&[u8]]) -> String {
+    let mut digest = Sha256::new().chain_update(what);
+    for part in parts {
+        digest.update(part);
+    }
     let mut octets = [0; 16];
-    for (octet, from) in octets.iter_mut().zip(digest.iter()) {
+    for (octet, from) in octets.iter_mut().zip(digest.finalize().iter()) {
         *octet = *from;
     }
     uuid::Builder::from_custom_bytes(octets)
@@ -242,6 +255,11 @@ mod tests {
         assert_ne!(permit_request_id(a, 1), permit_request_id(a, 2));
         assert_ne!(permit_request_id(a, 1), permit_request_id(b, 1));
         assert!(kit::check::uuid(&permit_request_id(a, 1)).is_ok());
+        // nobody chooses another's
+        let next = permit_request_id(a, 2);
+        assert_ne!(visit_request_id("alice", &next), next);
+        assert_ne!(visit_request_id("alice", a), visit_request_id("bob", a));
+        assert_eq!(visit_request_id("bob", a), visit_request_id("bob", a));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     facts,
     meter::{Got, Opening},
-    office::{Leave, Plea},
+    office::{self, Leave, Plea},
     orders::{self, Wish},
     plan,
     profile::{Object, Profile},
@@ -128,6 +128,11 @@ impl Visit<'_> {
         format!("visit-{}", self.request_id)
     }
 
+    /// The caller's request id as the auditor gets it.
+    fn permit_request_id(&self) -> String {
+        office::visit_request_id(self.principal, self.request_id)
+    }
+
     fn asked(&self, purpose: Purpose, commands: Vec<Command>) -> Asked {
         Asked {
             principal: self.principal.to_owned(),
@@ -147,7 +152,7 @@ impl Api {
         let leave = self
             .ask(
                 visit,
-                visit.request_id.to_owned(),
+                visit.permit_request_id(),
                 Purpose::Connect,
                 Vec::new(),
             )
@@ -177,7 +182,7 @@ impl Api {
         let got = self
             .read(
                 visit,
-                visit.request_id.to_owned(),
+                visit.permit_request_id(),
                 object.get(request.attribute),
             )
             .await?;
@@ -198,11 +203,7 @@ impl Api {
         let log = Object { class_id: 7, name };
         // Two permits: the second names exactly the entries, which only the first tells.
         let got = self
-            .read(
-                visit,
-                visit.request_id.to_owned(),
-                plan::entries_in_use(log),
-            )
+            .read(visit, visit.permit_request_id(), plan::entries_in_use(log))
             .await?;
         let Some(in_use) = got.value().as_ref().and_then(facts::entries_in_use) else {
             return Ok(ReadProfileResponse {
@@ -252,7 +253,7 @@ impl Api {
                 validate_only: true,
                 ..plea(
                     visit,
-                    visit.request_id.to_owned(),
+                    visit.permit_request_id(),
                     Purpose::Read,
                     vec![command],
                 )
