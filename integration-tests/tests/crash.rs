@@ -69,9 +69,7 @@ fn reset_through(stack: &mut Stack, meter: &SimMeter, service: &str, point: &str
         for service in SERVICES {
             stack.spawn(service).expect("restarted");
         }
-        if telling.try_wait().ok()?.is_none() {
-            return None;
-        }
+        telling.try_wait().ok()??;
         let verdict = verdict_in(&fs::read_to_string(&said).ok()?);
         if verdict.is_none() {
             // It gave up: the service was away for too long, or the request never arrived. The same request again.

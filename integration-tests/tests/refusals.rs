@@ -56,117 +56,56 @@ fn untouched(meter: &SimMeter) {
     );
 }
 
+/// Command, exit code, a word it says. METER stands for an enrolled meter.
+const MUST_NOT_BE: [(&str, i32, &str); 7] = [
+    ("reset nobody --tier cold --wait", 4, "unknown"),
+    (
+        "get-object --meter METER --id 0.0.96 --attribute 2",
+        64,
+        "0.0.96",
+    ),
+    (
+        "invoke-method --meter METER --id 0.0.96.3.10.255 --class 70 --method 1 --data 0",
+        1,
+        "polic",
+    ),
+    (
+        "invoke-method --meter METER --id 0.0.96.3.10.255 --class 70 --method 2 --data 0",
+        1,
+        "polic",
+    ),
+    (
+        "invoke-method --meter METER --id 0.0.10.0.0.255 --class 9 --method 1 --data long-unsigned:1",
+        1,
+        "polic",
+    ),
+    (
+        "get-object --meter METER --id 1.0.1.8.0.255 --class 3 --attribute 2",
+        1,
+        "polic",
+    ),
+    (
+        "get-object --meter METER --id 0.0.43.0.0.255 --class 64 --attribute 2",
+        1,
+        "polic",
+    ),
+];
+
 #[test]
 fn commands_that_must_not_be() -> Result<()> {
     let stack = Stack::start()?;
     let meter = stack.meter(1, "standard", &[])?;
-    let id = meter.id.as_str();
     let mut before = denials(&stack)?;
-    let cases: [(&[&str], i32, &[&str]); 7] = [
-        (
-            &["reset", "nobody", "--tier", "cold", "--wait"],
-            4,
-            &["nobody", "unknown"],
-        ),
-        (
-            &[
-                "get-object",
-                "--meter",
-                id,
-                "--id",
-                "0.0.96",
-                "--attribute",
-                "2",
-            ],
-            64,
-            &["0.0.96"],
-        ),
-        (
-            &[
-                "invoke-method",
-                "--meter",
-                id,
-                "--id",
-                "0.0.96.3.10.255",
-                "--class",
-                "70",
-                "--method",
-                "1",
-                "--data",
-                "0",
-            ],
-            1,
-            &["polic"],
-        ),
-        (
-            &[
-                "invoke-method",
-                "--meter",
-                id,
-                "--id",
-                "0.0.96.3.10.255",
-                "--class",
-                "70",
-                "--method",
-                "2",
-                "--data",
-                "0",
-            ],
-            1,
-            &["polic"],
-        ),
-        (
-            &[
-                "invoke-method",
-                "--meter",
-                id,
-                "--id",
-                "0.0.10.0.0.255",
-                "--class",
-                "9",
-                "--method",
-                "1",
-                "--data",
-                "long-unsigned:1",
-            ],
-            1,
-            &["polic"],
-        ),
-        (
-            &[
-                "get-object",
-                "--meter",
-                id,
-                "--id",
-                "1.0.1.8.0.255",
-                "--class",
-                "3",
-                "--attribute",
-                "2",
-            ],
-            1,
-            &["polic"],
-        ),
-        (
-            &[
-                "get-object",
-                "--meter",
-                id,
-                "--id",
-                "0.0.43.0.0.255",
-                "--class",
-                "64",
-                "--attribute",
-                "2",
-            ],
-            1,
-            &["polic"],
-        ),
-    ];
-    for (arguments, code, words) in cases {
-        refused(&stack, arguments, code, words)?;
+    for (command, code, word) in MUST_NOT_BE {
+        let command = command.replace("METER", &meter.id);
+        refused(
+            &stack,
+            &command.split(' ').collect::<Vec<_>>(),
+            code,
+            &[word],
+        )?;
         let now = denials(&stack)?;
-        assert!(now > before, "{arguments:?} left no denial");
+        assert!(now > before, "{command} left no denial");
         before = now;
     }
     untouched(&meter);
@@ -192,7 +131,7 @@ fn a_wrong_key_is_a_security_error_and_changes_nothing() -> Result<()> {
         fs::read_to_string(&real)?.parse()?,
         fs::read_to_string(&wrong)?.parse()?,
     );
-    let mut mixed = good.clone();
+    let mut mixed = good;
     mixed.insert("ek".to_owned(), bad["ek"].clone());
     fs::write(&wrong, toml::to_string(&mixed)?)?;
     let meter = SimMeter::start(stack.dir(), "sim-1", &address, &real, "standard", &[])?;

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use base64::{
     Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::STANDARD_NO_PAD,
 };
-use integration_tests::stack::{SERVICES, Stack, path_text};
+use integration_tests::stack::{SERVICES, SimMeter, Stack, path_text};
 
 /// A secret and every way it could be spelt.
 fn spellings(name: &str, secret: &[u8]) -> Vec<(String, Vec<u8>)> {
@@ -63,7 +63,51 @@ fn holds(text: &[u8], part: &[u8]) -> bool {
 #[test]
 fn no_secret_is_anywhere_it_should_not_be() -> Result<()> {
     let mut stack = Stack::prepare()?;
-    // Everything that can be said is said: the most talkative logs, and the frame trace.
+    let trace = talkative(&stack)?;
+    stack.up()?;
+    let meters = [
+        stack.meter(1, "standard", &[])?,
+        stack.meter(2, "procedure", &["--fault", "lost-ack"])?,
+    ];
+    use_it(&stack, &meters)?;
+    let secrets = secrets(&stack, &meters)?;
+
+    let mut files = Vec::new();
+    files_below(stack.dir(), &mut files);
+    let mut looked_at = 0;
+    for file in files {
+        let name = file.strip_prefix(stack.dir())?.display().to_string();
+        if is_their_place(&name) {
+            continue;
+        }
+        looked_at += 1;
+        let text = fs::read(&file)?;
+        for (secret, value) in &secrets {
+            for (spelling, part) in spellings(secret, value) {
+                assert!(!holds(&text, &part), "{name} holds {spelling}");
+            }
+        }
+    }
+    assert!(
+        looked_at > 20,
+        "logs, databases, trail, trace: {looked_at} files"
+    );
+    assert!(fs::metadata(&trace)?.len() > 1000, "the trace was written");
+    let trail = fs::read(stack.dir().join("trail.txt"))?;
+    assert!(
+        holds(&trail, b"latchkey-trail"),
+        "the search finds what is there"
+    );
+    let base64 = STANDARD.encode([7_u8; 16]);
+    let found = spellings("k", &[7; 16])
+        .iter()
+        .any(|(_, part)| holds(base64.as_bytes(), part));
+    assert!(found, "base64 is found");
+    Ok(())
+}
+
+/// Everything that can be said is said: the most talkative logs, and the frame trace.
+fn talkative(stack: &Stack) -> Result<PathBuf> {
     for service in SERVICES {
         let file = stack.config(service);
         let text = fs::read_to_string(&file)?;
@@ -80,9 +124,11 @@ fn no_secret_is_anywhere_it_should_not_be() -> Result<()> {
         &association,
         format!("trace_file = {:?}\n{text}", path_text(&trace)?),
     )?;
-    stack.up()?;
-    let meter = stack.meter(1, "standard", &[])?;
-    let bare = stack.meter(2, "procedure", &["--fault", "lost-ack"])?;
+    Ok(trace)
+}
+
+/// Resets, refusals and reports; what they said is kept beside the logs.
+fn use_it(stack: &Stack, [meter, bare]: &[SimMeter; 2]) -> Result<()> {
     let mut spoken = Vec::new();
     for arguments in [
         &[
@@ -105,21 +151,21 @@ fn no_secret_is_anywhere_it_should_not_be() -> Result<()> {
         path_text(&stack.dir().join("trail.txt"))?,
     ])?;
     fs::write(stack.dir().join("spoken.test.log"), &spoken)?;
-    let commands = command_lines(&stack)?;
-    fs::write(stack.dir().join("commands.test.log"), commands)?;
+    fs::write(stack.dir().join("commands.test.log"), command_lines(stack)?)?;
+    Ok(())
+}
 
+/// What must not be found, by name: keys, passwords, PINs, and clear APDUs of the run.
+fn secrets(stack: &Stack, meters: &[SimMeter]) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut secrets = BTreeMap::new();
-    for meter in [&meter, &bare] {
+    for meter in meters {
         let keys: toml::Table = fs::read_to_string(&meter.lab_keys)?.parse()?;
-        for name in ["ek", "ak"] {
+        for name in ["ek", "ak", "password"] {
             let value = keys
                 .get(name)
                 .and_then(toml::Value::as_str)
                 .context("a key")?;
             secrets.insert(format!("{} {name}", meter.id), hex::decode(value)?);
-        }
-        if let Some(password) = keys.get("password").and_then(toml::Value::as_str) {
-            secrets.insert(format!("{} password", meter.id), hex::decode(password)?);
         }
     }
     let mut pins = Vec::new();
@@ -135,55 +181,25 @@ fn no_secret_is_anywhere_it_should_not_be() -> Result<()> {
         );
     }
     assert!(
-        secrets.len() >= 6,
+        secrets.len() >= 10,
         "keys and PINs are known: {:?}",
         secrets.keys()
     );
-    // Clear APDUs of the run: the ACTION of a cold reset and a guard read of the relay.
+    // The ACTION of a cold reset and a guard's read of the relay.
     secrets.insert(
         "ACTION cold".to_owned(),
         hex::decode("000900000a0100ff0101120003")?,
     );
     secrets.insert("GET relay".to_owned(), hex::decode("0046000060030aff0200")?);
+    Ok(secrets)
+}
 
-    let mut files = Vec::new();
-    files_below(stack.dir(), &mut files);
-    let mut looked_at = 0;
-    for file in files {
-        // Where secrets belong: the token store, the PIN files, the laboratory's own key files and its meters' memory.
-        let name = file.strip_prefix(stack.dir())?.display().to_string();
-        let theirs = name.starts_with("hsm/")
-            || name.contains(".keys.toml")
-            || name.ends_with(".state")
-            || name.starts_with("fleet/");
-        if theirs {
-            continue;
-        }
-        looked_at += 1;
-        let text = fs::read(&file)?;
-        for (secret, value) in &secrets {
-            for (spelling, part) in spellings(secret, value) {
-                assert!(!holds(&text, &part), "{name} holds {spelling}");
-            }
-        }
-    }
-    assert!(
-        looked_at > 20,
-        "logs, databases, trail, trace: {looked_at} files"
-    );
-    assert!(fs::metadata(&trace)?.len() > 1000, "the trace was written");
-    assert!(
-        holds(&fs::read(stack.dir().join("trail.txt"))?, b"latchkey-trail"),
-        "the search finds what is there"
-    );
-    let base64 = STANDARD.encode([7_u8; 16]);
-    assert!(
-        spellings("k", &[7; 16])
-            .iter()
-            .any(|(_, part)| holds(base64.as_bytes(), part)),
-        "base64 is found"
-    );
-    Ok(())
+/// Where secrets belong: the token store, the PIN files, the laboratory's own key files and its meters' memory.
+fn is_their_place(name: &str) -> bool {
+    name.starts_with("hsm/")
+        || name.starts_with("fleet/")
+        || name.contains(".keys.toml")
+        || name.ends_with(".state")
 }
 
 /// The command lines and environments of every process of the stack.
