@@ -3,7 +3,8 @@
 #![allow(
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on has failed"
+    clippy::print_stdout,
+    reason = "a test that cannot go on has failed, and figures are for the reader"
 )]
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
