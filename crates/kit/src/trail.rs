@@ -1,11 +1,14 @@
 //! Reporting to the auditor's trail.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use latchkey_proto::audit::v1::{Entry, RecordRequest, trail_service_client::TrailServiceClient};
+use aws_lc_rs::digest;
+use latchkey_proto::audit::v1::{
+    Entry, EntryKind, RecordRequest, trail_service_client::TrailServiceClient,
+};
 use tonic::Status;
 
-use crate::{Channel, context, status};
+use crate::{Channel, Tasks, context, status};
 
 /// First wait between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -23,6 +26,35 @@ impl Trail {
     #[must_use]
     pub fn new(channel: Channel) -> Self {
         Self(TrailServiceClient::new(channel))
+    }
+
+    /// Reports that a service started: its name, and a digest that changes with its configuration and shows none of
+    /// it. In the background, until the entry is in the trail or shutdown fires.
+    pub fn announce(&self, tasks: &Tasks, name: &str, configuration: &impl fmt::Debug) {
+        let digest = digest::digest(&digest::SHA256, format!("{configuration:?}").as_bytes());
+        let digest: String = digest
+            .as_ref()
+            .iter()
+            .map(|octet| format!("{octet:02x}"))
+            .collect();
+        let entry = Entry {
+            kind: EntryKind::Start.into(),
+            detail: format!("{name} started: configuration SHA-256 {digest}"),
+            ..Entry::default()
+        };
+        let (trail, id, shutdown) = (self.clone(), context::new_id(), tasks.shutdown().clone());
+        tasks.spawn("announce", async move {
+            let recorded = async {
+                while let Err(status) = trail.record_as(id.clone(), entry.clone()).await {
+                    tracing::warn!(%status, "the start is not in the trail yet");
+                    tokio::time::sleep(PAUSE_MAX).await;
+                }
+            };
+            tokio::select! {
+                () = recorded => {}
+                () = shutdown.fired() => {}
+            }
+        });
     }
 
     /// Appends an entry; returns its index once it is durable. Tries again, under one request id, while the error is

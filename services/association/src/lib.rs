@@ -85,9 +85,11 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         answer_timeout: Duration::from_millis(config.answer_timeout_ms.into()),
     };
     let associations = Associations::new(tools, tasks.clone(), config.lease());
+    let trail = Trail::new(channel(&config.auditor, tls)?);
+    trail.announce(&tasks, "association", &config);
     let meters = MeterApi {
         store: store.clone(),
-        trail: Trail::new(channel(&config.auditor, tls)?),
+        trail,
     };
     let api = AssociationApi {
         store: store.clone(),

@@ -62,7 +62,9 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
 
     let background = Tasks::new(shutdown.clone());
     background.spawn("feed", feed.follow(shutdown.clone()));
-    background.spawn("drops", drops.report(Trail::new(auditor), shutdown.clone()));
+    let trail = Trail::new(auditor);
+    trail.announce(&background, "gateway", &config);
+    background.spawn("drops", drops.report(trail, shutdown.clone()));
 
     let connections = Tasks::new(shutdown.clone());
     let served = tokio::select! {

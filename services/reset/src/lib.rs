@@ -36,7 +36,7 @@ mod store;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use kit::{Listener, Server, Shutdown, StartError, Tasks};
+use kit::{Listener, Server, Shutdown, StartError, Tasks, Trail};
 use latchkey_proto::reset::v1::{
     meter_access_service_server::MeterAccessServiceServer, reset_service_server::ResetServiceServer,
 };
@@ -60,7 +60,11 @@ pub fn serve(
 
 async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(), StartError> {
     let tls = &config.server.tls;
-    let office = Office::new(kit::client::channel(&config.auditor, tls)?);
+    let auditor = kit::client::channel(&config.auditor, tls)?;
+    let trail = Trail::new(auditor.clone());
+    let tasks = Tasks::new(shutdown.clone());
+    trail.announce(&tasks, "reset", &config);
+    let office = Office::new(auditor, trail);
     let meters = Meters::new(kit::client::channel(&config.association, tls)?);
     let store = Store::new(kit::sql::open(&config.database, store::MIGRATIONS).await?);
     let profiles = Profiles::load(config.profile_dir.as_deref())?;
@@ -74,7 +78,6 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         office,
         slots,
     });
-    let tasks = Tasks::new(shutdown.clone());
     let crew = Crew::new(deps.clone(), tasks.clone());
     crew.recover().await?;
     let api = Api {

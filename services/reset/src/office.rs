@@ -78,10 +78,10 @@ impl Leave {
 }
 
 impl Office {
-    pub(crate) fn new(channel: Channel) -> Self {
+    pub(crate) fn new(channel: Channel, trail: Trail) -> Self {
         Self {
-            permits: PermitServiceClient::new(channel.clone()),
-            trail: Trail::new(channel),
+            permits: PermitServiceClient::new(channel),
+            trail,
         }
     }
 

@@ -28,6 +28,7 @@ pub(crate) struct Office {
     pub(crate) deny: bool,
     pub(crate) asked: Vec<AuthoriseRequest>,
     pub(crate) entries: Vec<Entry>,
+    pub(crate) starts: u32,
     /// How often an entry came under a request id that was known.
     pub(crate) repeats: u32,
     permits: HashMap<String, (Vec<u8>, SignedPermit)>,
@@ -48,7 +49,12 @@ impl Office {
         self.entries.iter().map(Entry::kind).collect()
     }
 
+    /// Starts are counted apart: they come at a time of their own.
     fn append(&mut self, entry: Entry) -> u64 {
+        if entry.kind() == EntryKind::Start {
+            self.starts += 1;
+            return u64::MAX;
+        }
         self.entries.push(entry);
         u64::try_from(self.entries.len()).expect("small") - 1
     }

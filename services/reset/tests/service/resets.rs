@@ -55,6 +55,7 @@ async fn one_reset_from_wish_to_verdict() {
             EntryKind::Verdict
         ]
     );
+    assert_eq!(office.starts, 1, "the start is in the trail");
     let plan = office
         .asked
         .iter()
