@@ -25,7 +25,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use crate::{
     config::{self, Peers},
     context::{self, Context},
-    server::PeerConnection,
+    peer::PeerConnection,
     status::{self, Fault},
 };
 

@@ -1,6 +1,6 @@
 //! Who is at the other end of a connection: the URI SAN of its certificate.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::SocketAddr, str::FromStr};
 
 use serde::Deserialize;
 
@@ -74,6 +74,13 @@ impl fmt::Display for PeerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerConnection {
+    pub(crate) name: PeerName,
+    pub(crate) address: SocketAddr,
 }
 
 /// The caller of a request. [`crate::Server`] has put it there before any handler runs; without it (a handler

@@ -22,7 +22,7 @@ use tonic::{
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{PeerName, Shutdown, StartError, Tasks, config, edge::EdgeLayer, tls};
+use crate::{Shutdown, StartError, Tasks, config, edge::EdgeLayer, peer::PeerConnection, tls};
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -302,13 +302,6 @@ async fn handshake(
             address,
         },
     })
-}
-
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone)]
-pub(crate) struct PeerConnection {
-    pub(crate) name: PeerName,
-    pub(crate) address: SocketAddr,
 }
 
 struct PeerStream {
