@@ -139,7 +139,7 @@ fn auditor(layout: &Layout) -> Own {
 
 fn gateway(layout: &Layout) -> Own {
     let relay = format!(
-        "[relay]\nlisten = \"{RELAY}\"\npeers = [\"{}\"]\ncache_file = {}\npoll_ms = 200\n",
+        "[relay]\nlisten = \"{RELAY}\"\npeers = [\"{}\"]\ncache_file = {}\npoll_ms = 200\n# Laboratory meters listen where they like.\nlab_any_port = true\n",
         peer_name("association"),
         quoted(layout.gateway_cache().display()),
     );
