@@ -54,9 +54,11 @@ impl Telemetry {
         let spans = traces
             .as_ref()
             .map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("latchkey")));
+        // One filter for lines and spans: the libraries below us would otherwise fill the traces.
         tracing_subscriber::registry()
+            .with(filter)
             .with(spans)
-            .with(lines.with_filter(filter))
+            .with(lines)
             .try_init()?;
         Ok(Self { traces, metrics })
     }

@@ -6,6 +6,8 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod support;
+
 use std::{net::SocketAddr, time::Duration};
 
 use kit::{Telemetry, config};
@@ -22,9 +24,16 @@ use opentelemetry_proto::tonic::collector::{
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
+use tracing::Instrument as _;
+
+/// What a collector was told.
+enum Told {
+    Span { name: String, trace: Vec<u8> },
+    Metric(String),
+}
 
 #[derive(Clone)]
-struct Sink(mpsc::Sender<String>);
+struct Sink(mpsc::Sender<Told>);
 
 #[tonic::async_trait]
 impl TraceService for Sink {
@@ -33,16 +42,12 @@ impl TraceService for Sink {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         for spans in request.into_inner().resource_spans {
-            let names = spans
-                .scope_spans
-                .iter()
-                .flat_map(|scope| &scope.spans)
-                .map(|span| span.name.clone());
-            for name in names.collect::<Vec<_>>() {
-                self.0
-                    .send(format!("span {name}"))
-                    .await
-                    .expect("a listener");
+            for span in spans.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                let told = Told::Span {
+                    name: span.name,
+                    trace: span.trace_id,
+                };
+                self.0.send(told).await.expect("a listener");
             }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
@@ -56,14 +61,13 @@ impl MetricsService for Sink {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         for metrics in request.into_inner().resource_metrics {
-            let names = metrics
+            for metric in metrics
                 .scope_metrics
-                .iter()
-                .flat_map(|scope| &scope.metrics)
-                .map(|m| m.name.clone());
-            for name in names.collect::<Vec<_>>() {
+                .into_iter()
+                .flat_map(|scope| scope.metrics)
+            {
                 self.0
-                    .send(format!("metric {name}"))
+                    .send(Told::Metric(metric.name))
                     .await
                     .expect("a listener");
             }
@@ -73,7 +77,7 @@ impl MetricsService for Sink {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn spans_and_metrics_arrive() {
+async fn spans_and_metrics_arrive_and_one_trace_spans_both_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address: SocketAddr = listener.local_addr().expect("an address");
     let (sender, mut arrived) = mpsc::channel(64);
@@ -95,22 +99,34 @@ async fn spans_and_metrics_arrive() {
         ..config::Telemetry::default()
     };
     let telemetry = Telemetry::start("test", &config).expect("telemetry");
-    tracing::info_span!("a span of ours").in_scope(|| tracing::info!("inside"));
-    opentelemetry::global::meter("test")
-        .u64_counter("a.counter.of.ours")
-        .build()
-        .add(1, &[]);
+    let running = support::start().await;
+    let mut client = running.client("spiffe://kit.test/caller");
+    let call = client
+        .authorise(support::because("x"))
+        .instrument(tracing::info_span!("a span of ours"));
+    call.await.expect("an answer");
+    running.trigger.fire();
+    running.tasks.join().await;
     tokio::task::spawn_blocking(|| telemetry.stop())
         .await
         .expect("stopped");
-    let mut wanted = vec!["span a span of ours", "metric a.counter.of.ours"];
-    while !wanted.is_empty() {
-        let got = tokio::time::timeout(Duration::from_secs(10), arrived.recv())
+
+    // The caller's span and the server's are of one trace, and the request was counted and timed.
+    let (mut ours, mut served, mut metrics) = (None, None, Vec::new());
+    while ours.is_none() || served.is_none() || metrics.len() < 2 {
+        let told = tokio::time::timeout(Duration::from_secs(10), arrived.recv())
             .await
             .expect("in time");
-        let got = got.expect("something");
-        wanted.retain(|name| *name != got);
+        match told.expect("something") {
+            Told::Span { name, trace } if name == "a span of ours" => ours = Some(trace),
+            Told::Span { name, trace } if name == "rpc" => served = Some(trace),
+            Told::Metric(name) if name.starts_with("rpc.server.") => metrics.push(name),
+            _ => {}
+        }
     }
+    assert_eq!(ours, served);
+    metrics.sort();
+    assert_eq!(metrics, ["rpc.server.duration", "rpc.server.requests"]);
     drop(arrived);
     trigger.fire();
     tasks.join().await;
