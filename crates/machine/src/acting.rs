@@ -60,7 +60,7 @@ impl Desk<'_> {
         match result {
             0 => self.wait_for_rejoin(act),
             // Wait 15 minutes, same tier.
-            2 => {
+            2 if !self.is_last_attempt() => {
                 let until = self.now().plus(self.rules.limits.temporary_failure_ms);
                 // A meter may say so and restart all the same: the next guards see that, as they do a late command.
                 let denied = Act { lost: true, ..act };
@@ -75,16 +75,15 @@ impl Desk<'_> {
                 Verdict::NotAccepted,
                 format!("the meter answered {result} ({name}): permanent, not tried again; check its reset profile"),
             ),
-            // hardware-fault, other-reason, and codes nobody defined: look before saying anything.
+            // hardware-fault, other-reason, codes nobody defined, and "later" where no guards come later: look before
+            // saying anything.
             _ => self.lost(&format!("the meter answered {result} ({name}), which does not say whether it acted"), act),
         }
     }
 
     /// Prepares one more attempt, if one is left. The caller has proof that the last command was not accepted.
     pub(crate) fn again(&mut self, why: &str, not_before: Option<Millis>) -> Turn {
-        if self.run.attempt >= self.rules.limits.attempts_max
-            || self.now() >= self.rules.limits.deadline
-        {
+        if self.is_last_attempt() {
             return self.finish(
                 Verdict::NotAccepted,
                 format!("{why}; attempt {} was the last one", self.run.attempt),
@@ -102,7 +101,14 @@ impl Desk<'_> {
         }))
     }
 
+    /// Whether no other attempt may follow the present one.
+    pub(crate) fn is_last_attempt(&self) -> bool {
+        self.run.attempt >= self.rules.limits.attempts_max
+            || self.now() >= self.rules.limits.deadline
+    }
+
     fn lost(&mut self, cause: &str, act: Act) -> Turn {
+        let act = Act { lost: true, ..act };
         self.report(format!("unknown: {cause}"), act.counter);
         self.tell(
             Kind::Lost,

@@ -199,6 +199,10 @@ impl Desk<'_> {
             return self.conclude_following(now, seen);
         }
         match Acceptance::judge(act.before.counter, act.counter, meter) {
+            // After the last attempt no guards see a restart on a command that came in late.
+            Acceptance::NotAccepted if self.is_last_attempt() && self.in_outage(fenced) => {
+                self.look_again(now, "no sign of a restart yet")
+            }
             Acceptance::NotAccepted => {
                 let why = format!(
                     "not accepted: the meter's counter {} is below the command's, and nothing restarted",

@@ -391,6 +391,34 @@ fn a_meter_that_says_later_and_restarts_is_not_reset_twice() {
 }
 
 #[test]
+fn after_the_last_attempt_somebody_still_looks() {
+    let once = || {
+        let rules = rules();
+        let limits = Limits {
+            attempts_max: 1,
+            ..rules.limits
+        };
+        Rules { limits, ..rules }
+    };
+    let liar = Nature {
+        says_busy: true,
+        ..Nature::default()
+    };
+    for (nature, faults) in [
+        (liar, vec![]),
+        (Nature::default(), at_act(Fault::RequestLate)),
+    ] {
+        let mut world = World::new(nature);
+        let outcome = world.run(once(), faults);
+        assert_eq!(
+            (outcome.verdict, world.acts, world.executed),
+            (Some(Verdict::ZombieResolved), 1, 1),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[test]
 fn what_was_sent_is_not_denied_afterwards() {
     // Cancelled while it waits to try again.
     let mut faults = at_act(Fault::Busy);
