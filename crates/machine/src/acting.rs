@@ -3,7 +3,7 @@
 use alloc::{boxed::Box, format};
 
 use crate::{
-    Act, Input, Kind, Millis, Snapshot, Verdict, Warrant,
+    Act, Input, Kind, Millis, Session, Snapshot, Verdict, Warrant,
     following::Task,
     preparing::{Preparing, Stage},
     reset::{Desk, Pace, State, Turn},
@@ -18,7 +18,7 @@ impl Desk<'_> {
             counter,
             lost,
             silent: false,
-            same_session: false,
+            session: Session::Unknown,
         };
         let now = self.now();
         match input {
@@ -42,7 +42,7 @@ impl Desk<'_> {
             Input::Surveyed(_)
             | Input::Permitted { .. }
             | Input::GuardsRead(_)
-            | Input::CounterRead(_)
+            | Input::CounterRead { .. }
             | Input::ProbeRead(_)
             | Input::Rejoined { .. }
             | Input::AfterRead(_)

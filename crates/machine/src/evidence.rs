@@ -2,7 +2,7 @@
 
 use alloc::{format, string::String, vec::Vec};
 
-use crate::{Expect, Snapshot};
+use crate::{Expect, Session, Snapshot};
 
 /// Meters round their uptime and read it a little after their clock.
 const UPTIME_SLACK_SECONDS: u64 = 3;
@@ -73,7 +73,7 @@ impl Changes {
 
     /// The boards that did not restart though the tier restarts them, with the reason. Empty means: all did.
     #[must_use]
-    pub fn missing(&self, expect: &Expect, same_session: bool) -> Vec<String> {
+    pub fn missing(&self, expect: &Expect, session: Session) -> Vec<String> {
         let mut missing = Vec::new();
         if self.power_failure(expect) == Some(false) {
             missing.push(String::from(
@@ -89,7 +89,7 @@ impl Changes {
         if expect.uptime && self.uptime_restarted == Some(false) {
             missing.push(String::from("metrology board: its uptime goes on"));
         }
-        if expect.session_ends && same_session {
+        if expect.session_ends && session == Session::LivedOn {
             missing.push(String::from(
                 "communication module: the session of the command still lives",
             ));
@@ -220,7 +220,9 @@ mod tests {
                 uptime_restarted: Some(true)
             }
         );
-        assert!(changes.shows(&expect) && changes.missing(&expect, false).is_empty());
+        assert!(
+            changes.shows(&expect) && changes.missing(&expect, Session::EndedByMeter).is_empty()
+        );
     }
 
     #[test]
@@ -243,7 +245,7 @@ mod tests {
         let after = snapshot(3, 70, 120, &[1, 2]);
         let changes = Changes::between(&before, &after);
         assert!(!changes.shows(&expect));
-        assert_eq!(changes.missing(&expect, true).len(), 4);
+        assert_eq!(changes.missing(&expect, Session::LivedOn).len(), 4);
     }
 
     #[test]
@@ -251,10 +253,10 @@ mod tests {
         let expect = Rules::example().expect;
         let before = snapshot(3, 500, 1000, &[]);
         let module_only = Changes::between(&before, &snapshot(3, 520, 1020, &[]));
-        let missing = module_only.missing(&expect, false);
+        let missing = module_only.missing(&expect, Session::EndedByMeter);
         assert!(missing.iter().all(|m| m.starts_with("metrology board")) && missing.len() == 3);
         let metrology_only = Changes::between(&before, &snapshot(4, 4, 1020, &[2]));
-        let missing = metrology_only.missing(&expect, true);
+        let missing = metrology_only.missing(&expect, Session::LivedOn);
         assert!(
             missing
                 .iter()

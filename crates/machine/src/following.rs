@@ -10,8 +10,8 @@ use alloc::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Acceptance, Act, Changes, Effect, Input, Kind, Mark, Millis, Moment, Party, Phase, Snapshot,
-    Verdict,
+    Acceptance, Act, Changes, Effect, Expect, Input, Kind, Mark, Millis, Moment, Party, Phase,
+    Session, Snapshot, Verdict,
     reset::{Desk, Pace, State, Turn},
 };
 
@@ -114,9 +114,11 @@ impl Desk<'_> {
 
     pub(crate) fn following(&mut self, mut now: Following, input: Input) -> Turn {
         match (input, now.task) {
-            (Input::CounterRead(meter), Task::Counter) => self.counter_read(now, meter),
+            (Input::CounterRead { value, session }, Task::Counter) => {
+                self.counter_read(now, value, session)
+            }
             (Input::ProbeRead(seen), Task::Probe { meter }) => self.probe_read(now, meter, seen),
-            (Input::Rejoined { same_session }, Task::Poll) => self.rejoined(now, same_session),
+            (Input::Rejoined { session }, Task::Poll) => self.rejoined(now, session),
             (Input::AfterRead(seen), Task::Read) => {
                 self.tell(
                     Kind::Validation,
@@ -154,7 +156,7 @@ impl Desk<'_> {
                 | Input::ActAnswered { .. }
                 | Input::ActUnknown { .. }
                 | Input::ActNotSent { .. }
-                | Input::CounterRead(_)
+                | Input::CounterRead { .. }
                 | Input::ProbeRead(_)
                 | Input::Rejoined { .. }
                 | Input::AfterRead(_)
@@ -165,7 +167,11 @@ impl Desk<'_> {
         }
     }
 
-    fn counter_read(&mut self, now: Following, meter: Option<u32>) -> Turn {
+    fn counter_read(&mut self, mut now: Following, meter: Option<u32>, session: Session) -> Turn {
+        // The association that comes now ends a session that lives: what becomes of it after that is our doing.
+        if session == Session::EndedByMeter {
+            now.act.session = session;
+        }
         let said = match meter {
             Some(value) => format!("the meter's invocation counter is {value}"),
             None => "the meter shows no invocation counter".to_string(),
@@ -232,8 +238,8 @@ impl Desk<'_> {
         }
     }
 
-    fn rejoined(&mut self, mut now: Following, same_session: bool) -> Turn {
-        now.act.same_session = same_session;
+    fn rejoined(&mut self, mut now: Following, session: Session) -> Turn {
+        now.act.session = now.act.session.then(session);
         if !now.back {
             now.back = true;
             let tenths = self.now().since(now.act.sent_at) / 100;
@@ -351,15 +357,18 @@ impl Desk<'_> {
         }
         let changes = Changes::between(before, seen);
         let expect = &self.rules.expect;
-        let missing = changes.missing(expect, act.same_session);
+        let missing = changes.missing(expect, act.session);
         if expect.leaves_traces() && !missing.is_empty() && self.in_outage(act.sent_at) {
             return Finding::NotYet("not everything shows the restart yet".to_string());
         }
-        let session_lives = act.same_session || !expect.session_ends;
-        if expect.leaves_traces() && !changes.shows(expect) && session_lives {
+        let module_restarted = expect.session_ends && act.session == Session::EndedByMeter;
+        if expect.leaves_traces() && !changes.shows(expect) && !module_restarted {
+            let unproven = module_unproven(expect, act);
             return Finding::Verdict(
                 Verdict::NotAccepted,
-                "the meter said yes, yet nothing restarted; nothing was sent again".to_string(),
+                format!(
+                    "the meter said yes, yet nothing restarted; nothing was sent again{unproven}"
+                ),
             );
         }
         let dangers = dangers(before, seen, &changes, &self.rules.tripwires);
@@ -384,7 +393,9 @@ impl Desk<'_> {
         } else {
             Verdict::Succeeded
         };
-        Finding::Verdict(verdict, summary(act, seen, self.rules.tier.name()))
+        let summary = summary(act, seen, self.rules.tier.name());
+        let unproven = module_unproven(&self.rules.expect, act);
+        Finding::Verdict(verdict, format!("{summary}{unproven}"))
     }
 
     fn tell_all(&mut self, act: &Act, seen: &Snapshot, changes: &Changes) {
@@ -421,6 +432,15 @@ fn summary(act: &Act, seen: &Snapshot, tier: &str) -> String {
         .relay
         .map_or_else(String::new, |relay| format!("; relay unchanged, {relay}"));
     format!("{how} {tier} reset{relay}; data intact")
+}
+
+/// What to add where nothing but the end of the session would tell about the communication module, and nobody saw it.
+fn module_unproven(expect: &Expect, act: &Act) -> &'static str {
+    if expect.session_ends && act.session == Session::Unknown {
+        "; whether the communication module restarted is unproven: nobody saw the meter end the session of the command"
+    } else {
+        ""
+    }
 }
 
 fn counter_text(counter: u32) -> String {

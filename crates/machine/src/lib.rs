@@ -51,7 +51,7 @@ pub use crate::{
     evidence::{Acceptance, Changes},
     mark::{Event, Kind, Mark, Moment, Record},
     outcome::{Outcome, Verdict},
-    reset::{Act, Effect, Input, Party, Phase, Reset, Step, Survey, Warrant},
+    reset::{Act, Effect, Input, Party, Phase, Reset, Session, Step, Survey, Warrant},
     rules::{Expect, Limits, Millis, Rules, Tier},
     snapshot::{Clock, Firmware, LoadProfile, LoggedEvent, Relay, Snapshot},
 };

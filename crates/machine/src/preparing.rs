@@ -91,7 +91,7 @@ impl Desk<'_> {
             | Input::ActAnswered { .. }
             | Input::ActUnknown { .. }
             | Input::ActNotSent { .. }
-            | Input::CounterRead(_)
+            | Input::CounterRead { .. }
             | Input::ProbeRead(_)
             | Input::Rejoined { .. }
             | Input::AfterRead(_)

@@ -114,8 +114,31 @@ pub struct Act {
     pub lost: bool,
     /// The meter was silent since.
     pub silent: bool,
-    /// When it was last reached, the session of the command still lived.
-    pub same_session: bool,
+    /// What became of the session of the command.
+    #[serde(default)]
+    pub session: Session,
+}
+
+/// What became of the session in which the command was sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Session {
+    /// The meter answered in it: its communication module did not restart.
+    LivedOn,
+    /// The meter ended it, as a communication module that restarts does.
+    EndedByMeter,
+    /// It ended on our side, or nobody saw how: that says nothing about the meter.
+    #[default]
+    Unknown,
+}
+
+impl Session {
+    /// With what was seen later. That the meter ended it stands; that it lived says nothing about a time nobody saw.
+    pub(crate) fn then(self, later: Self) -> Self {
+        match self {
+            Self::EndedByMeter => self,
+            Self::LivedOn | Self::Unknown => later,
+        }
+    }
 }
 
 /// Whose failure kept us from the meter.
@@ -170,14 +193,19 @@ pub enum Input {
         /// Why.
         cause: String,
     },
-    /// The public client's reading of the meter's invocation counter; `None` if the meter offers none.
-    CounterRead(Option<u32>),
+    /// What the meter's security layer took last.
+    CounterRead {
+        /// The meter's invocation counter; `None` if it offers none.
+        value: Option<u32>,
+        /// What became of the session of the command.
+        session: Session,
+    },
     /// Everything was read again, after a lost answer.
     ProbeRead(Box<Snapshot>),
     /// The meter answers again.
     Rejoined {
-        /// In the very session of the command: its communication module did not restart.
-        same_session: bool,
+        /// What became of the session of the command.
+        session: Session,
     },
     /// Everything was read again, after a rejoin.
     AfterRead(Box<Snapshot>),
@@ -589,7 +617,7 @@ impl Desk<'_> {
             | Input::ActAnswered { .. }
             | Input::ActUnknown { .. }
             | Input::ActNotSent { .. }
-            | Input::CounterRead(_)
+            | Input::CounterRead { .. }
             | Input::ProbeRead(_)
             | Input::Rejoined { .. }
             | Input::AfterRead(_)

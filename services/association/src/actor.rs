@@ -110,7 +110,7 @@ impl Actor {
             match wake {
                 Wake::Order(Some(Order::Invoke(invocation))) => {
                     if !self.invoke(&mut session, *invocation).await {
-                        session.close().await;
+                        self.end(session).await;
                         return None;
                     }
                     expires = Instant::now() + self.patience;
@@ -122,11 +122,8 @@ impl Actor {
                 }
                 Wake::Read(read) => {
                     if !session.take_in(read).await {
-                        tracing::info!(
-                            meter_id = session.meter_id,
-                            "the meter ended the association"
-                        );
-                        session.close().await;
+                        tracing::info!(meter_id = session.meter_id, "the association has ended");
+                        self.end(session).await;
                         return None;
                     }
                 }
@@ -137,6 +134,14 @@ impl Actor {
                 Wake::Order(None) | Wake::Stopped => return Some(session),
             }
         }
+    }
+
+    /// Closes a session that is over already, and keeps it in mind if that was the meter's doing.
+    async fn end(&self, session: Session) {
+        if session.was_closed_by_meter() {
+            self.lease.closed_by_meter();
+        }
+        session.close().await;
     }
 
     /// Sends a command; whether the association is still open after it.

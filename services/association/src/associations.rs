@@ -95,10 +95,8 @@ impl Associations {
         command: Command,
         answer_timeout: Duration,
     ) -> Result<InvokeResponse, Error> {
-        let orders = self
-            .leases
-            .find(association_id, peer)
-            .ok_or(Error::AssociationGone)?;
+        let gone = || self.leases.gone(association_id, peer);
+        let orders = self.leases.find(association_id, peer).ok_or_else(gone)?;
         let left = context::time_left(NO_DEADLINE);
         let respond_by = Instant::now() + left.checked_sub(MARGIN).ok_or(Error::TooLate)?;
         let sent = Arc::new(AtomicBool::new(false));
@@ -112,17 +110,14 @@ impl Associations {
             reply,
         };
         let order = Order::Invoke(Box::new(invocation));
-        orders
-            .send(order)
-            .await
-            .map_err(|_| Error::AssociationGone)?;
+        orders.send(order).await.map_err(|_| gone())?;
         match answer.await {
             Ok(result) => result,
             // The association's task ended without a word. What it did before is in `sent`.
             Err(_) if sent.load(Ordering::SeqCst) => {
                 Ok(unknown("the association ended in mid-call", 0))
             }
-            Err(_) => Err(Error::AssociationGone),
+            Err(_) => Err(gone()),
         }
     }
 

@@ -99,6 +99,9 @@ pub enum Error {
     /// There is no such association, or it has ended.
     #[error("the association is not open, or has ended; nothing was sent")]
     AssociationGone,
+    /// The meter ended the association; it was not asked to.
+    #[error("the meter has ended the association; nothing was sent")]
+    ClosedByMeter,
     /// Another call of the same holder took the meter over.
     #[error("the association was taken over or the service is stopping; nothing was sent")]
     TakenOver,
@@ -138,7 +141,7 @@ impl Fault for Error {
     fn code(&self) -> Code {
         match self {
             Self::Invalid(_) | Self::PermitMalformed => Code::InvalidArgument,
-            Self::MeterUnknown(_) | Self::AssociationGone => Code::NotFound,
+            Self::MeterUnknown(_) | Self::AssociationGone | Self::ClosedByMeter => Code::NotFound,
             Self::MeterExists(_) | Self::AddressTaken { .. } => Code::AlreadyExists,
             Self::MeterBusy { .. } | Self::TakenOver => Code::Aborted,
             Self::PermitMeterMismatch { .. }
@@ -192,6 +195,7 @@ impl Fault for Error {
             Self::Unsupported(_) => "ASSOCIATION_UNSUPPORTED",
             Self::Protocol(_) => "METER_PROTOCOL_ERROR",
             Self::AssociationGone => "ASSOCIATION_GONE",
+            Self::ClosedByMeter => "ASSOCIATION_CLOSED_BY_METER",
             Self::TakenOver => "ASSOCIATION_TAKEN_OVER",
             Self::TooLate => "DEADLINE_TOO_SHORT",
             Self::Custody(_) => "CUSTODY_UNAVAILABLE",
@@ -233,7 +237,7 @@ impl Fault for Error {
             Self::Unsupported(_) => {
                 "correct mechanism and protection of the meter in the directory"
             }
-            Self::AssociationGone => "open it again",
+            Self::AssociationGone | Self::ClosedByMeter => "open it again",
             Self::TooLate => "give the call a longer deadline",
             _ => return None,
         };

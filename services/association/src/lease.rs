@@ -5,7 +5,7 @@
 //! against that, custody's permits and counters still hold (no command twice, no nonce twice).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,6 +14,9 @@ use kit::{PeerName, Shutdown, ShutdownTrigger};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{actor::Order, error::Error};
+
+/// How many associations that their meters ended are remembered: whoever sent a command in one asks within minutes.
+const CLOSED_MAX: usize = 4096;
 
 /// All leases.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ pub(crate) struct Leases {
 struct Table {
     by_meter: HashMap<String, Row>,
     meter_of: HashMap<String, String>,
+    /// The newest associations that their meters ended, and whose they were.
+    closed_by_meter: VecDeque<(String, PeerName)>,
 }
 
 #[derive(Debug)]
@@ -50,6 +55,7 @@ pub(crate) struct Holder {
 pub(crate) struct Lease {
     pub(crate) association_id: String,
     meter_id: String,
+    peer: PeerName,
     table: Arc<Mutex<Table>>,
     /// Fires when the association has to end: taken over, or the service stops.
     pub(crate) stop: Shutdown,
@@ -94,6 +100,7 @@ impl Leases {
         let association_id = uuid::Uuid::now_v7().to_string();
         let (stop_trigger, stop) = kit::shutdown();
         let (gone_trigger, gone) = kit::shutdown();
+        let peer = holder.peer.clone();
         let row = Row {
             association_id: association_id.clone(),
             holder,
@@ -111,6 +118,7 @@ impl Leases {
         Ok(Lease {
             association_id,
             meter_id: meter_id.to_owned(),
+            peer,
             table: Arc::clone(&self.table),
             stop,
             previous,
@@ -134,11 +142,33 @@ impl Leases {
         Some(row.orders.clone())
     }
 
+    /// Why an association is not found.
+    pub(crate) fn gone(&self, association_id: &str, peer: &PeerName) -> Error {
+        let table = lock(&self.table);
+        let mut closed = table.closed_by_meter.iter();
+        match closed.any(|(id, whose)| id == association_id && whose == peer) {
+            true => Error::ClosedByMeter,
+            false => Error::AssociationGone,
+        }
+    }
+
     /// Tells every association to end.
     pub(crate) fn stop_all(&self) {
         for row in lock(&self.table).by_meter.values() {
             row.stop.fire();
         }
+    }
+}
+
+impl Lease {
+    /// The meter ended the association. Remembered in memory only: after a restart nobody knows.
+    pub(crate) fn closed_by_meter(&self) {
+        let mut table = lock(&self.table);
+        if table.closed_by_meter.len() >= CLOSED_MAX {
+            table.closed_by_meter.pop_front();
+        }
+        let closed = (self.association_id.clone(), self.peer.clone());
+        table.closed_by_meter.push_back(closed);
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Session {
     current: Option<(Kind, Arc<AtomicBool>)>,
     /// The link broke without an orderly end: not the meter's doing.
     broken: bool,
+    /// The link ended in order: the meter closed it.
+    closed_by_meter: bool,
 }
 
 /// What an association has come to when it is open.
@@ -73,6 +75,7 @@ impl Session {
             buffer: vec![0; READ],
             current: None,
             broken: false,
+            closed_by_meter: false,
         }
     }
 
@@ -195,6 +198,11 @@ impl Session {
         self.client.is_ready()
     }
 
+    /// Whether it was the meter that ended it.
+    pub(crate) fn was_closed_by_meter(&self) -> bool {
+        self.closed_by_meter && !self.broken
+    }
+
     /// The invocation counter of the request that was ciphered last.
     pub(crate) fn spent_counter(&self) -> u32 {
         self.context.counter
@@ -239,7 +247,10 @@ impl Session {
 
     fn absorb(&mut self, read: std::io::Result<usize>) {
         match read {
-            Ok(0) => self.client.closed(),
+            Ok(0) => {
+                self.closed_by_meter = true;
+                self.client.closed();
+            }
             Ok(count) => {
                 let octets = self.buffer.get(..count).unwrap_or_default();
                 self.trace.received(octets);

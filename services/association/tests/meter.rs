@@ -33,6 +33,15 @@ fn fault(text: &str) -> impl FnOnce(&mut simulator::MeterOptions) + use<> {
     move |options| options.fault = Some(fault)
 }
 
+/// The association has ended. A meter that was reset may have ended it before anybody else did.
+fn assert_over((code, reason): &(Code, String)) {
+    let known = ["ASSOCIATION_GONE", "ASSOCIATION_CLOSED_BY_METER"];
+    assert!(
+        *code == Code::NotFound && known.contains(&reason.as_str()),
+        "{code:?} {reason}"
+    );
+}
+
 #[tokio::test]
 async fn reads_acts_and_releases_over_hls5() {
     let bench = Bench::start(|_| {}, "").await;
@@ -79,7 +88,7 @@ async fn reads_acts_and_releases_over_hls5() {
     let gone = client
         .invoke(get(&opened.association_id, 1, "0.0.42.0.0.255", 2))
         .await;
-    assert_eq!(why(gone), (Code::NotFound, "ASSOCIATION_GONE".to_owned()));
+    assert_over(&why(gone));
     assert_eq!(bench.custody.open_now(), 0);
     bench.stop().await;
 }
@@ -203,7 +212,7 @@ async fn a_lost_answer_is_unknown_and_the_end_of_the_association() {
     let gone = client
         .invoke(get(&opened.association_id, 1, "0.0.42.0.0.255", 2))
         .await;
-    assert_eq!(why(gone), (Code::NotFound, "ASSOCIATION_GONE".to_owned()));
+    assert_over(&why(gone));
     bench.stop().await;
 }
 
@@ -345,14 +354,42 @@ async fn one_holder_at_a_time() {
 }
 
 #[tokio::test]
+async fn who_ended_an_association_is_told() {
+    let bench = Bench::start(|_| {}, "").await;
+    let opened = bench.open("reset", "r-1").await.unwrap();
+    let mut client = bench.client("reset");
+    let cold = client.invoke(script(&opened.association_id, 3)).await;
+    assert_eq!(cold.unwrap().into_inner().delivery(), Delivery::Answered);
+    let question = || get(&opened.association_id, 1, "0.0.42.0.0.255", 2);
+    until("the meter restarts, and with it its module", || async {
+        let asked = bench.client("reset").invoke(question()).await;
+        asked.is_err_and(|error| reason(&error).as_deref() == Some("ASSOCIATION_CLOSED_BY_METER"))
+    })
+    .await;
+    // It is told to its own caller alone.
+    assert_eq!(
+        why(bench.client("cli").invoke(question()).await),
+        (Code::NotFound, "ASSOCIATION_GONE".to_owned())
+    );
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_lease_ends_by_itself() {
     let bench = Bench::start(|_| {}, "lease_seconds = 1").await;
-    bench.open("reset", "r-1").await.unwrap();
+    let opened = bench.open("reset", "r-1").await.unwrap();
     bench.told(r#""outcome":"released""#).await;
     until("another holder gets it", || async {
         bench.open("reset", "r-2").await.is_ok()
     })
     .await;
+    let question = get(&opened.association_id, 1, "0.0.42.0.0.255", 2);
+    let gone = bench.client("reset").invoke(question).await;
+    assert_eq!(
+        why(gone).1,
+        "ASSOCIATION_GONE",
+        "it was we who ended it, not the meter"
+    );
     bench.stop().await;
 }
 

@@ -7,7 +7,7 @@ use latchkey_proto::{
     association::v1::Meter,
     audit::v1::{Command, Entry, Purpose, Tier},
 };
-use machine::{Effect, Input, Millis, Party, Survey};
+use machine::{Effect, Input, Millis, Party, Session, Survey};
 use prost::Message as _;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     driver::{Driver, now},
     error::Error,
     failure::Failure,
-    meter::Opening,
+    meter::{Life, Opening},
     office::{self, Leave, Plea},
     plan,
 };
@@ -208,12 +208,15 @@ impl Driver {
     /// counter tells whether anything was ciphered after the guards, and opening another association would end it with
     /// a release that spends a counter too.
     async fn read_counter(&mut self) -> Result<Input, Failure> {
-        if let Some(counter) = self.session_counter().await {
-            return Ok(Input::CounterRead(counter.checked_sub(1)));
+        let (session, counter) = self.session().await?;
+        if session == Session::LivedOn {
+            let value = counter.checked_sub(1);
+            return Ok(Input::CounterRead { value, session });
         }
         let name = self.meter().await?.invocation_counter_name;
         let Some(command) = plan::counter(&name) else {
-            return Ok(Input::CounterRead(None));
+            let value = None;
+            return Ok(Input::CounterRead { value, session });
         };
         let leave = self.leave_to_read().await?;
         let association_id = match self.associate(&leave, true).await {
@@ -221,7 +224,8 @@ impl Driver {
             // No public client: the counter cannot be read, which is no reason to give up.
             Err(Failure::Denied(cause)) => {
                 tracing::info!(cause, "the invocation counter cannot be read");
-                return Ok(Input::CounterRead(None));
+                let value = None;
+                return Ok(Input::CounterRead { value, session });
             }
             Err(failure) => return Err(failure),
         };
@@ -229,29 +233,27 @@ impl Driver {
         self.deps.meters.release(&association_id).await;
         crash_point(crash::AFTER_COUNTER);
         let value = got.value().and_then(|data| data.as_u64());
-        Ok(Input::CounterRead(
-            value.and_then(|value| u32::try_from(value).ok()),
-        ))
+        let value = value.and_then(|value| u32::try_from(value).ok());
+        Ok(Input::CounterRead { value, session })
     }
 
-    /// The counter that a question in the session of the command spends, if that session lives.
-    async fn session_counter(&mut self) -> Option<u32> {
+    /// What became of the session of the command, and the counter that the question spent if it lives. Its id is kept:
+    /// what was learned here may have to be asked again before the machine has it.
+    async fn session(&mut self) -> Result<(Session, u32), Failure> {
         if self.row.association_id.is_empty() {
-            return None;
+            return Ok((Session::Unknown, 0));
         }
         let question = self.profile.objects.relay.get(2);
-        match self
+        let life = self
             .deps
             .meters
             .sign_of_life(&self.row.association_id, &question)
-            .await
-        {
-            Ok(got) => Some(got.counter),
-            Err(_) => {
-                self.row.association_id.clear();
-                None
-            }
-        }
+            .await?;
+        Ok(match life {
+            Life::Lives { counter } => (Session::LivedOn, counter),
+            Life::EndedByMeter => (Session::EndedByMeter, 0),
+            Life::Gone => (Session::Unknown, 0),
+        })
     }
 
     /// Opens a new association, which shuts out a command that is still on its way (its counter is older now), and
@@ -271,15 +273,15 @@ impl Driver {
     }
 
     async fn poll(&mut self) -> Result<Input, Failure> {
-        if self.session_counter().await.is_some() {
-            return Ok(Input::Rejoined { same_session: true });
+        let (session, _) = self.session().await?;
+        if session == Session::LivedOn {
+            return Ok(Input::Rejoined { session });
         }
         let leave = self.leave_to_read().await?;
         self.open = Some(self.associate(&leave, false).await?);
+        self.row.association_id.clear();
         crash_point(crash::AFTER_POLL);
-        Ok(Input::Rejoined {
-            same_session: false,
-        })
+        Ok(Input::Rejoined { session })
     }
 
     async fn read_after(&mut self) -> Result<Input, Failure> {

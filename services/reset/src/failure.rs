@@ -46,6 +46,7 @@ impl From<Status> for Failure {
         match reason.as_str() {
             "METER_UNREACHABLE"
             | "METER_PROTOCOL_ERROR"
+            | "ASSOCIATION_CLOSED_BY_METER"
             | "ASSOCIATION_REJECTED_TRANSIENT"
             // The gateway may have lost its allowlist for a moment: it counts like a silent meter, for as long.
             | "GATEWAY_REFUSED" => Self::Silent(said),

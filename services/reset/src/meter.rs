@@ -45,6 +45,20 @@ pub(crate) struct Opening<'a> {
     pub(crate) public_client: bool,
 }
 
+/// What is known of an association.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// The meter answered in it.
+    Lives {
+        /// The counter that the question spent.
+        counter: u32,
+    },
+    /// The meter ended it.
+    EndedByMeter,
+    /// It cannot be used any more, and nothing says that the meter ended it.
+    Gone,
+}
+
 /// What a GET brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Got {
@@ -145,16 +159,34 @@ impl Meters {
         })
     }
 
-    /// Reads one attribute, and does not wait long for it.
+    /// Whether an association lives, by a question that is not waited for long; and if it is over, how it ended.
     pub(crate) async fn sign_of_life(
         &self,
         association_id: &str,
         command: &Command,
-    ) -> Result<Got, Failure> {
-        let answer = self
-            .invoke(association_id, command, SIGN_OF_LIFE_MS)
-            .await?;
-        answered(answer)
+    ) -> Result<Life, Failure> {
+        // A question that is not answered ends the association: the second one is told how.
+        for _ in 0..2 {
+            let error = match self.invoke(association_id, command, SIGN_OF_LIFE_MS).await {
+                Ok(answer) if answer.delivery() == Delivery::Answered => {
+                    return Ok(Life::Lives {
+                        counter: answer.invocation_counter,
+                    });
+                }
+                Ok(_) => continue,
+                Err(error) => error,
+            };
+            match status::reason(&error).as_deref() {
+                Some("ASSOCIATION_CLOSED_BY_METER") => return Ok(Life::EndedByMeter),
+                Some("ASSOCIATION_GONE" | "ASSOCIATION_TAKEN_OVER") => return Ok(Life::Gone),
+                _ => {}
+            }
+            return match Failure::from(error) {
+                failure @ Failure::Service(_) => Err(failure),
+                Failure::Silent(_) | Failure::Stale(_) | Failure::Denied(_) => Ok(Life::Gone),
+            };
+        }
+        Ok(Life::Gone)
     }
 
     /// Reads many facts.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::world::{Fault, Nature, World};
 use machine::{
     Acceptance, Clock, Effect, Firmware, Input, Limits, LoadProfile, LoggedEvent, Mark, Millis,
-    Party, Record, Relay, Reset, Rules, Snapshot, Survey, Tier, Verdict,
+    Party, Record, Relay, Reset, Rules, Session, Snapshot, Survey, Tier, Verdict,
 };
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn fault() -> impl Strategy<Value = Fault> {
 
 fn nature() -> impl Strategy<Value = Nature> {
     (
-        any::<[bool; 9]>(),
+        any::<[bool; 10]>(),
         prop_oneof![5 => Just(0_u8), 1 => any::<u8>()],
     )
         .prop_map(|(b, result)| Nature {
@@ -39,6 +39,7 @@ fn nature() -> impl Strategy<Value = Nature> {
             soft: false,
             // A liar whose metrology board goes on leaves nothing to be seen by.
             says_busy: b[8] && b[3] && !b[4],
+            forgetful: b[9],
             result,
         })
 }
@@ -65,6 +66,11 @@ proptest! {
         nature in nature(), faults in prop::collection::vec(fault(), 0..40), seed in any::<u64>()
     ) {
         let honest = !nature.ignores && !nature.module_only && !nature.metrology_only && nature.result == 0;
+        // A late command that restarts nothing but the module leaves nothing to be seen by.
+        let faults = faults.into_iter().map(|fault| match fault {
+            Fault::RequestLate if nature.module_only => Fault::RequestLost,
+            fault => fault,
+        });
         let mut world = World::new(nature.clone());
         let relay = world.relay();
         let outcome = world.run(rules(seed), faults);
@@ -154,6 +160,14 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
         )
 }
 
+fn session() -> impl Strategy<Value = Session> {
+    prop_oneof![
+        Just(Session::LivedOn),
+        Just(Session::EndedByMeter),
+        Just(Session::Unknown)
+    ]
+}
+
 fn input() -> impl Strategy<Value = Input> {
     let cause = || "x".to_owned();
     let party = prop_oneof![Just(Party::Meter), Just(Party::Service)];
@@ -173,9 +187,10 @@ fn input() -> impl Strategy<Value = Input> {
             counter
         }),
         Just(Input::ActNotSent { cause: cause() }),
-        prop::option::of(0..60_u32).prop_map(Input::CounterRead),
+        (prop::option::of(0..60_u32), session())
+            .prop_map(|(value, session)| Input::CounterRead { value, session }),
         snapshot().prop_map(|s| Input::ProbeRead(Box::new(s))),
-        any::<bool>().prop_map(|same_session| Input::Rejoined { same_session }),
+        session().prop_map(|session| Input::Rejoined { session }),
         snapshot().prop_map(|s| Input::AfterRead(Box::new(s))),
         party.prop_map(move |party| Input::Unreachable {
             party,
@@ -210,10 +225,15 @@ fn fitting(effect: Option<Effect>, drawn: Input, snapshot: Snapshot, odd: bool) 
         },
         (Some(Effect::Act), drawn) => drawn,
         (Some(Effect::Wait { .. }), _) => Input::Tick,
-        (Some(Effect::ReadCounter), Input::CounterRead(meter)) => Input::CounterRead(meter),
-        (Some(Effect::ReadCounter), _) => Input::CounterRead(Some(snapshot.counter)),
+        (Some(Effect::ReadCounter), read @ Input::CounterRead { .. }) => read,
+        (Some(Effect::ReadCounter), _) => Input::CounterRead {
+            value: Some(snapshot.counter),
+            session: Session::Unknown,
+        },
         (Some(Effect::Probe), _) => Input::ProbeRead(snapshot),
-        (Some(Effect::Poll), _) => Input::Rejoined { same_session: odd },
+        (Some(Effect::Poll), _) => Input::Rejoined {
+            session: Session::EndedByMeter,
+        },
         (Some(Effect::ReadAfter), _) => Input::AfterRead(snapshot),
         (Some(Effect::Deliver), _) => Input::Recorded { leaf: 1 },
         (None, drawn) => drawn,
@@ -245,7 +265,7 @@ proptest! {
                 Input::GuardsRead(seen) => counters.0 = seen.counter,
                 Input::ActAnswered { counter, .. } | Input::ActUnknown { counter, .. } => counters.1 = *counter,
                 Input::Recovered if was_acting => counters.1 = 0,
-                Input::CounterRead(meter) => counters.2 = *meter,
+                Input::CounterRead { value, .. } => counters.2 = *value,
                 _ => {}
             }
             let proven = match &input {

@@ -419,6 +419,34 @@ fn after_the_last_attempt_somebody_still_looks() {
 }
 
 #[test]
+fn a_session_that_ended_on_our_side_proves_nothing() {
+    let forgetful = || Nature {
+        forgetful: true,
+        ..Nature::default()
+    };
+    // Neither for a restart: nothing happened, and only our own service did.
+    let ignores = Nature {
+        ignores: true,
+        ..forgetful()
+    };
+    let (_, outcome) = play(ignores, vec![]);
+    assert_eq!(outcome.verdict, Some(Verdict::NotAccepted), "{outcome:?}");
+    // Nor against one: everything else proves it, and the verdict names what it does not know.
+    for faults in [vec![], at_act(Fault::AnswerLost)] {
+        let (_, known) = play(Nature::default(), faults.clone());
+        let (_, outcome) = play(forgetful(), faults);
+        assert_eq!(outcome.verdict, known.verdict, "{outcome:?}");
+        assert!(!known.detail.contains("unproven"), "{known:?}");
+        assert!(
+            outcome
+                .detail
+                .contains("communication module restarted is unproven"),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[test]
 fn what_was_sent_is_not_denied_afterwards() {
     // Cancelled while it waits to try again.
     let mut faults = at_act(Fault::Busy);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use machine::{
     Clock, Effect, Event, Firmware, Input, LoadProfile, LoggedEvent, Mark, Millis, Outcome, Party,
-    Relay, Reset, Rules, Snapshot, Survey,
+    Relay, Reset, Rules, Session, Snapshot, Survey,
 };
 
 /// What goes wrong at one effect.
@@ -52,6 +52,8 @@ pub(crate) struct Nature {
     pub(crate) soft: bool,
     /// It answers temporary-failure, and executes the command.
     pub(crate) says_busy: bool,
+    /// Our side ends every session, and does not know how.
+    pub(crate) forgetful: bool,
     /// The permanent result it answers the command with.
     pub(crate) result: u8,
 }
@@ -81,8 +83,7 @@ pub(crate) struct World {
     late: Option<u32>,
     /// When an accepted command is carried out.
     due: Option<u64>,
-    /// The session of the command lives.
-    session: bool,
+    session: Session,
 }
 
 const BOOT_MS: u64 = 6_000;
@@ -117,7 +118,7 @@ impl World {
             ours: 1000,
             late: None,
             due: None,
-            session: false,
+            session: Session::Unknown,
         }
     }
 
@@ -249,7 +250,10 @@ impl World {
         }
         if effect == Effect::ReadCounter {
             let shown = self.counter + u32::from(self.nature.next_expected);
-            return Input::CounterRead((!self.nature.no_counter).then_some(shown));
+            return Input::CounterRead {
+                value: (!self.nature.no_counter).then_some(shown),
+                session: self.session(),
+            };
         }
         // A late command is older than the association that comes now, if it is not taken before that.
         if let Some(counter) = self.late.take()
@@ -269,9 +273,17 @@ impl World {
             Effect::OpenAndReadGuards => Input::GuardsRead(Box::new(self.snapshot())),
             Effect::Probe => Input::ProbeRead(Box::new(self.snapshot())),
             Effect::Poll => Input::Rejoined {
-                same_session: self.session,
+                session: self.session(),
             },
             _ => Input::AfterRead(Box::new(self.snapshot())),
+        }
+    }
+
+    fn session(&self) -> Session {
+        if self.nature.forgetful {
+            Session::Unknown
+        } else {
+            self.session
         }
     }
 
@@ -301,7 +313,10 @@ impl World {
             return unknown();
         }
         self.counter = counter;
-        self.session = fault != Fault::AnswerLost;
+        self.session = match fault {
+            Fault::AnswerLost => Session::Unknown,
+            _ => Session::LivedOn,
+        };
         let result = if fault == Fault::Busy || self.nature.says_busy {
             2
         } else {
@@ -329,7 +344,7 @@ impl World {
             return;
         }
         if !self.nature.metrology_only {
-            self.session = false;
+            self.session = Session::EndedByMeter;
             self.booting_until = self.now + BOOT_MS;
         }
         if self.nature.module_only {

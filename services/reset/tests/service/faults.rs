@@ -102,6 +102,24 @@ async fn harm_is_found_out() {
     );
 }
 
+#[tokio::test]
+async fn a_session_that_ended_on_our_side_proves_nothing() {
+    // The communication module did not restart only because the association service did.
+    expect(
+        &[Strike::Forgotten { executed: false }],
+        Verdict::NotAccepted,
+        1,
+        0,
+    )
+    .await;
+    let detail = |bed: &Bed| bed.auditor.office().entries.last().unwrap().detail.clone();
+    let strikes = [Strike::Forgotten { executed: true }];
+    let bed = expect(&strikes, Verdict::Succeeded, 1, 1).await;
+    assert!(detail(&bed).contains("unproven"), "{}", detail(&bed));
+    let bed = expect(&[], Verdict::Succeeded, 1, 1).await;
+    assert!(!detail(&bed).contains("unproven"), "{}", detail(&bed));
+}
+
 /// Waits for the command to be under way, kills the service, and starts it again.
 async fn killed_in_the_act(executed: bool) -> (Bed, Verdict) {
     let mut bed = Bed::new().await;

@@ -1,7 +1,7 @@
 //! The association service and the meter behind it, in one.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -45,6 +45,8 @@ pub(crate) enum Strike {
     RelayMoves,
     /// The reset loses the load profile.
     DataLost,
+    /// The meter says yes, executed or not, and the association service forgets every association.
+    Forgotten { executed: bool },
     /// Only the metrology board restarts.
     MetrologyOnly,
 }
@@ -66,6 +68,8 @@ pub(crate) struct World {
     entries: u32,
     counter: u32,
     associations: HashMap<String, Session>,
+    /// Those that the meter ended.
+    closed: HashSet<String>,
     next: u32,
 }
 
@@ -116,6 +120,7 @@ impl Fake {
             entries: 96,
             counter: 1000,
             associations: HashMap::new(),
+            closed: HashSet::new(),
             next: 0,
         })))
     }
@@ -163,7 +168,17 @@ impl World {
 
     fn covered(&self, id: &str, command: &Command) -> Result<bool, Status> {
         let session = self.associations.get(id);
-        let session = session.ok_or_else(|| refuse(Code::NotFound, "ASSOCIATION_GONE"))?;
+        let session = session.ok_or_else(|| {
+            let closed = self.closed.contains(id);
+            refuse(
+                Code::NotFound,
+                if closed {
+                    "ASSOCIATION_CLOSED_BY_METER"
+                } else {
+                    "ASSOCIATION_GONE"
+                },
+            )
+        })?;
         if !session.permit.commands.contains(command) {
             return Err(refuse(Code::PermissionDenied, "APDU_NOT_PERMITTED"));
         }
@@ -269,8 +284,12 @@ impl World {
             } else {
                 0
             };
-            if result == 0 && strike != Some(Strike::Ignored) {
+            let ignored = [Strike::Ignored, Strike::Forgotten { executed: false }];
+            if result == 0 && !strike.is_some_and(|strike| ignored.contains(&strike)) {
                 self.execute(strike);
+            }
+            if strike == Some(Strike::Forgotten { executed: false }) {
+                self.associations.clear();
             }
             if !matches!(
                 strike,
@@ -297,7 +316,10 @@ impl World {
         }
         self.booting_until = Instant::now() + BOOT;
         self.started = self.booting_until;
-        self.associations.clear();
+        let ended = self.associations.drain().map(|(id, _)| id);
+        if strike != Some(Strike::Forgotten { executed: true }) {
+            self.closed.extend(ended);
+        }
         match strike {
             Some(Strike::RelayMoves) => self.relay_closed = !self.relay_closed,
             Some(Strike::DataLost) => self.entries = 0,

@@ -45,7 +45,6 @@ async fn one_reset_from_wish_to_verdict() {
         assert!(told(text), "{text} in {events:#?}");
     }
     let office = bed.auditor.office();
-    // One permit to survey, one for the reset; then what came of it, and the verdict.
     assert_eq!(
         office.kinds(),
         [
