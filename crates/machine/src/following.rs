@@ -36,11 +36,21 @@ pub(crate) enum Task {
     /// Reading the invocation counter, before any new association moves it.
     Counter,
     /// Reading everything, knowing what the counter said.
-    Probe { meter: Option<u32> },
+    Probe {
+        meter: Option<u32>,
+        /// Nothing authenticated that.
+        #[serde(default = "yes")]
+        public: bool,
+    },
     /// Waiting for the meter to come back.
     Poll,
     /// Reading everything, after a rejoin.
     Read,
+}
+
+/// A reading nobody said anything about is not trusted.
+fn yes() -> bool {
+    true
 }
 
 impl Task {
@@ -114,10 +124,24 @@ impl Desk<'_> {
 
     pub(crate) fn following(&mut self, mut now: Following, input: Input) -> Turn {
         match (input, now.task) {
-            (Input::CounterRead { value, session }, Task::Counter) => {
-                self.counter_read(now, value, session)
+            (
+                Input::CounterRead {
+                    value,
+                    public,
+                    session,
+                },
+                Task::Counter,
+            ) => {
+                // The association that comes now ends a session that lives: what becomes of it after that is our
+                // doing.
+                if session == Session::EndedByMeter {
+                    now.act.session = session;
+                }
+                self.counter_read(now, value, public)
             }
-            (Input::ProbeRead(seen), Task::Probe { meter }) => self.probe_read(now, meter, seen),
+            (Input::ProbeRead(seen), Task::Probe { meter, public }) => {
+                self.probe_read(now, (meter, public), seen)
+            }
             (Input::Rejoined { session }, Task::Poll) => self.rejoined(now, session),
             (Input::AfterRead(seen), Task::Read) => {
                 self.tell(
@@ -167,11 +191,7 @@ impl Desk<'_> {
         }
     }
 
-    fn counter_read(&mut self, mut now: Following, meter: Option<u32>, session: Session) -> Turn {
-        // The association that comes now ends a session that lives: what becomes of it after that is our doing.
-        if session == Session::EndedByMeter {
-            now.act.session = session;
-        }
+    fn counter_read(&mut self, now: Following, meter: Option<u32>, public: bool) -> Turn {
         let said = match meter {
             Some(value) => format!("the meter's invocation counter is {value}"),
             None => "the meter shows no invocation counter".to_string(),
@@ -186,13 +206,18 @@ impl Desk<'_> {
         );
         // Stored before any newer association can move the meter's counter.
         Turn::Go(State::Following(Following {
-            task: Task::Probe { meter },
+            task: Task::Probe { meter, public },
             pace: Pace::default(),
             ..now
         }))
     }
 
-    fn probe_read(&mut self, mut now: Following, meter: Option<u32>, seen: Box<Snapshot>) -> Turn {
+    fn probe_read(
+        &mut self,
+        mut now: Following,
+        (meter, public): (Option<u32>, bool),
+        seen: Box<Snapshot>,
+    ) -> Turn {
         let fenced = *now.fenced.get_or_insert(self.now());
         let expect = &self.rules.expect;
         let act = &now.act;
@@ -205,6 +230,11 @@ impl Desk<'_> {
             return self.conclude_following(now, seen);
         }
         match Acceptance::judge(act.before.counter, act.counter, meter) {
+            // Anybody on the way can forge that number, and no trace would speak against it.
+            Acceptance::NotAccepted if public && !expect.leaves_traces() => self.finish(
+                Verdict::NotAccepted,
+                "the meter's counter says that the command was not accepted, but nothing authenticates that reading and this tier leaves no trace to check it by; nothing was sent again",
+            ),
             // After the last attempt no guards see a restart on a command that came in late.
             Acceptance::NotAccepted if self.is_last_attempt() && self.in_outage(fenced) => {
                 self.look_again(now, "no sign of a restart yet")

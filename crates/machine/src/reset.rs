@@ -197,6 +197,8 @@ pub enum Input {
     CounterRead {
         /// The meter's invocation counter; `None` if it offers none.
         value: Option<u32>,
+        /// The public client read it: nothing authenticates it.
+        public: bool,
         /// What became of the session of the command.
         session: Session,
     },

@@ -210,13 +210,20 @@ impl Driver {
     async fn read_counter(&mut self) -> Result<Input, Failure> {
         let (session, counter) = self.session().await?;
         if session == Session::LivedOn {
-            let value = counter.checked_sub(1);
-            return Ok(Input::CounterRead { value, session });
+            return Ok(Input::CounterRead {
+                value: counter.checked_sub(1),
+                public: false,
+                session,
+            });
         }
+        let public = |value| Input::CounterRead {
+            value,
+            public: true,
+            session,
+        };
         let name = self.meter().await?.invocation_counter_name;
         let Some(command) = plan::counter(&name) else {
-            let value = None;
-            return Ok(Input::CounterRead { value, session });
+            return Ok(public(None));
         };
         let leave = self.leave_to_read().await?;
         let association_id = match self.associate(&leave, true).await {
@@ -224,8 +231,7 @@ impl Driver {
             // No public client: the counter cannot be read, which is no reason to give up.
             Err(Failure::Denied(cause)) => {
                 tracing::info!(cause, "the invocation counter cannot be read");
-                let value = None;
-                return Ok(Input::CounterRead { value, session });
+                return Ok(public(None));
             }
             Err(failure) => return Err(failure),
         };
@@ -233,8 +239,7 @@ impl Driver {
         self.deps.meters.release(&association_id).await;
         crash_point(crash::AFTER_COUNTER);
         let value = got.value().and_then(|data| data.as_u64());
-        let value = value.and_then(|value| u32::try_from(value).ok());
-        Ok(Input::CounterRead { value, session })
+        Ok(public(value.and_then(|value| u32::try_from(value).ok())))
     }
 
     /// What became of the session of the command, and the counter that the question spent if it lives. Its id is kept:

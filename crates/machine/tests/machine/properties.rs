@@ -40,6 +40,7 @@ fn nature() -> impl Strategy<Value = Nature> {
             // A liar whose metrology board goes on leaves nothing to be seen by.
             says_busy: b[8] && b[3] && !b[4],
             forgetful: b[9],
+            counter_proven: false,
             result,
         })
 }
@@ -187,8 +188,13 @@ fn input() -> impl Strategy<Value = Input> {
             counter
         }),
         Just(Input::ActNotSent { cause: cause() }),
-        (prop::option::of(0..60_u32), session())
-            .prop_map(|(value, session)| Input::CounterRead { value, session }),
+        (prop::option::of(0..60_u32), any::<bool>(), session()).prop_map(
+            |(value, public, session)| Input::CounterRead {
+                value,
+                public,
+                session
+            }
+        ),
         snapshot().prop_map(|s| Input::ProbeRead(Box::new(s))),
         session().prop_map(|session| Input::Rejoined { session }),
         snapshot().prop_map(|s| Input::AfterRead(Box::new(s))),
@@ -228,6 +234,7 @@ fn fitting(effect: Option<Effect>, drawn: Input, snapshot: Snapshot, odd: bool) 
         (Some(Effect::ReadCounter), read @ Input::CounterRead { .. }) => read,
         (Some(Effect::ReadCounter), _) => Input::CounterRead {
             value: Some(snapshot.counter),
+            public: true,
             session: Session::Unknown,
         },
         (Some(Effect::Probe), _) => Input::ProbeRead(snapshot),

@@ -155,16 +155,34 @@ fn a_soft_reset_is_judged_by_the_counter_alone() {
         },
         ..rules()
     };
-    for (lazy_counter, fault, verdict, acts, executed) in [
-        (false, Fault::None, Verdict::Succeeded, 1, 1),
-        (false, Fault::AnswerLost, Verdict::ZombieResolved, 1, 1),
-        (false, Fault::RequestLost, Verdict::Succeeded, 2, 1),
+    let (lazy, proven) = (true, true);
+    for (lazy_counter, counter_proven, fault, verdict, acts, executed) in [
+        (!lazy, !proven, Fault::None, Verdict::Succeeded, 1, 1),
+        (
+            !lazy,
+            !proven,
+            Fault::AnswerLost,
+            Verdict::ZombieResolved,
+            1,
+            1,
+        ),
+        (!lazy, proven, Fault::RequestLost, Verdict::Succeeded, 2, 1),
+        // Nothing authenticates what the public client reads: not sent again.
+        (
+            !lazy,
+            !proven,
+            Fault::RequestLost,
+            Verdict::NotAccepted,
+            1,
+            0,
+        ),
         // It was executed, and the counter that would tell went back: unproven, and not sent again.
-        (true, Fault::AnswerLost, Verdict::NotAccepted, 1, 1),
+        (lazy, !proven, Fault::AnswerLost, Verdict::NotAccepted, 1, 1),
     ] {
         let mut world = World::new(Nature {
             soft: true,
             lazy_counter,
+            counter_proven,
             ..Nature::default()
         });
         let outcome = world.run(rules.clone(), at_act(fault));

@@ -52,6 +52,8 @@ pub(crate) struct Nature {
     pub(crate) soft: bool,
     /// It answers temporary-failure, and executes the command.
     pub(crate) says_busy: bool,
+    /// Its counter is read in the session of the command.
+    pub(crate) counter_proven: bool,
     /// Our side ends every session, and does not know how.
     pub(crate) forgetful: bool,
     /// The permanent result it answers the command with.
@@ -252,6 +254,7 @@ impl World {
             let shown = self.counter + u32::from(self.nature.next_expected);
             return Input::CounterRead {
                 value: (!self.nature.no_counter).then_some(shown),
+                public: !self.nature.counter_proven,
                 session: self.session(),
             };
         }
