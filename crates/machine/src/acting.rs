@@ -17,6 +17,7 @@ impl Desk<'_> {
             sent_at: now,
             counter,
             lost,
+            refuted: false,
             silent: false,
             session: Session::Unknown,
         };

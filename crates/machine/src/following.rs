@@ -220,7 +220,9 @@ impl Desk<'_> {
     ) -> Turn {
         let fenced = *now.fenced.get_or_insert(self.now());
         let expect = &self.rules.expect;
-        let act = &now.act;
+        let act = &mut now.act;
+        let acceptance = Acceptance::judge(act.before.counter, act.counter, meter);
+        act.refuted = acceptance == Acceptance::NotAccepted;
         let changes = Changes::between(&act.before, &seen);
         self.tell(
             Kind::Probe,
@@ -229,7 +231,7 @@ impl Desk<'_> {
         if changes.shows(expect) {
             return self.conclude_following(now, seen);
         }
-        match Acceptance::judge(act.before.counter, act.counter, meter) {
+        match acceptance {
             // Anybody on the way can forge that number, and no trace would speak against it.
             Acceptance::NotAccepted if public && !expect.leaves_traces() => self.finish(
                 Verdict::NotAccepted,
@@ -453,15 +455,20 @@ impl Desk<'_> {
 }
 
 fn summary(act: &Act, seen: &Snapshot, tier: &str) -> String {
-    let how = if act.lost {
-        "no answer told, the evidence shows exactly one executed"
+    let how = if act.refuted {
+        // A late command, or a power cut at this moment: the traces do not tell which.
+        format!(
+            "restarted, cause unproven: the meter's counter says that the command of the {tier} reset was not accepted; nothing was sent again"
+        )
+    } else if act.lost {
+        format!("no answer told, the evidence shows exactly one executed {tier} reset")
     } else {
-        "one executed"
+        format!("one executed {tier} reset")
     };
     let relay = seen
         .relay
         .map_or_else(String::new, |relay| format!("; relay unchanged, {relay}"));
-    format!("{how} {tier} reset{relay}; data intact")
+    format!("{how}{relay}; data intact")
 }
 
 /// What to add where nothing but the end of the session would tell about the communication module, and nobody saw it.

@@ -151,7 +151,7 @@ impl Desk<'_> {
             if Changes::between(&earlier.before, &seen).shows(&self.rules.expect) {
                 self.tell(
                     Kind::Probe,
-                    "the meter restarted after all: the earlier command was executed",
+                    "the meter restarted after all: nothing is sent again",
                 );
                 return self.conclude(*earlier, seen);
             }

@@ -112,6 +112,9 @@ pub struct Act {
     pub counter: u32,
     /// No answer told that it was executed.
     pub lost: bool,
+    /// The meter's counter says that it was not accepted.
+    #[serde(default)]
+    pub refuted: bool,
     /// The meter was silent since.
     pub silent: bool,
     /// What became of the session of the command.
