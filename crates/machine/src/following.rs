@@ -524,6 +524,11 @@ fn unread(before: &Snapshot, seen: &Snapshot) -> Option<&'static str> {
             before.events.is_some(),
             seen.events.is_some(),
         ),
+        (
+            "the size of the event log",
+            before.event_log.is_some(),
+            seen.event_log.is_some(),
+        ),
     ];
     facts
         .into_iter()
@@ -579,6 +584,14 @@ fn dangers(
         && !was.is_empty()
     {
         dangers.push("the event log lost entries".to_string());
+    } else if let Some((was, is)) = before.event_log.zip(seen.event_log)
+        && is.entries < was.entries
+        && !was.is_full()
+    {
+        dangers.push(format!(
+            "the event log lost entries: {} -> {}",
+            was.entries, is.entries
+        ));
     }
     let destroyed = changes
         .events

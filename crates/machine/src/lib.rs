@@ -53,5 +53,5 @@ pub use crate::{
     outcome::{Outcome, Verdict},
     reset::{Act, Effect, Input, Party, Phase, Reset, Session, Step, Survey, Warrant},
     rules::{Expect, Limits, Millis, Rules, Tier},
-    snapshot::{Clock, Firmware, LoadProfile, LoggedEvent, Relay, Snapshot},
+    snapshot::{Clock, EventLog, Firmware, LoadProfile, LoggedEvent, Relay, Snapshot},
 };

@@ -30,6 +30,9 @@ pub struct Snapshot {
     pub uptime: Option<u64>,
     /// The newest entries of the event log, from the surveyed position on.
     pub events: Option<Vec<LoggedEvent>>,
+    /// How many entries the event log has.
+    #[serde(default)]
+    pub event_log: Option<EventLog>,
     /// Where the load profile ends.
     pub load_profile: Option<LoadProfile>,
 }
@@ -97,6 +100,23 @@ pub struct LoggedEvent {
     pub seconds: u64,
     /// Event code.
     pub code: u16,
+}
+
+/// How full the event log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLog {
+    /// Entries in use.
+    pub entries: u32,
+    /// How many there can be; `None` if the meter does not say.
+    pub capacity: Option<u32>,
+}
+
+impl EventLog {
+    /// Whether the next entry takes the place of older ones: some meters drop a whole block then.
+    pub(crate) fn is_full(self) -> bool {
+        self.capacity
+            .is_some_and(|capacity| self.entries >= capacity)
+    }
 }
 
 /// Where the load profile ends. Its values are never read.

@@ -1,7 +1,7 @@
 //! From COSEM data to typed facts. What does not have the expected shape is unread, never guessed.
 
 use dlms::Data;
-use machine::{Clock, LoadProfile, LoggedEvent, Relay, Snapshot};
+use machine::{Clock, EventLog, LoadProfile, LoggedEvent, Relay, Snapshot};
 
 use crate::plan::Fact;
 
@@ -14,6 +14,8 @@ pub(crate) struct Reading {
     output: Option<bool>,
     state: Option<u8>,
     mode: Option<u8>,
+    event_entries: Option<u32>,
+    event_capacity: Option<u32>,
     entries: Option<u32>,
     newest: Option<Option<u64>>,
 }
@@ -33,6 +35,8 @@ impl Reading {
             Fact::FirmwareModule => s.firmware.module = text(data),
             Fact::PowerFailures => s.power_failures = data.as_u64(),
             Fact::Uptime => s.uptime = data.as_u64(),
+            Fact::EventEntries => self.event_entries = entries_in_use(data),
+            Fact::EventCapacity => self.event_capacity = entries_in_use(data),
             Fact::Events => s.events = events(data),
             Fact::LoadProfileEntries => self.entries = entries_in_use(data),
             Fact::LoadProfileNewest => self.newest = data.as_elements().map(newest),
@@ -59,13 +63,17 @@ impl Reading {
                 seconds,
                 invalid: status & 1 != 0,
             }),
+            event_log: self.event_entries.map(|entries| EventLog {
+                entries,
+                capacity: self.event_capacity,
+            }),
             load_profile: profile.map(|(entries, newest)| LoadProfile { entries, newest }),
             ..self.snapshot
         }
     }
 }
 
-/// Attribute 7 of a profile generic.
+/// Attribute 7 of a profile generic, or 8: how many entries there are, or can be.
 pub(crate) fn entries_in_use(data: &Data) -> Option<u32> {
     data.as_u64().and_then(|count| u32::try_from(count).ok())
 }

@@ -20,6 +20,8 @@ pub(crate) enum Fact {
     FirmwareModule,
     PowerFailures,
     Uptime,
+    EventEntries,
+    EventCapacity,
     Events,
     LoadProfileEntries,
     LoadProfileNewest,
@@ -56,6 +58,8 @@ pub(crate) fn readings(profile: &Profile, survey: Survey) -> Vec<(Fact, Command)
     );
     if let (Some(log), Some(entries)) = (o.event_log, survey.events) {
         let from = entries.saturating_sub(EVENTS_BEFORE - 1).max(1);
+        readings.push((Fact::EventEntries, entries_in_use(log)));
+        readings.push((Fact::EventCapacity, log.get(8)));
         readings.push((Fact::Events, newest(log, from, 2)));
     }
     if let (Some(profile), Some(entries)) = (o.load_profile, survey.load_profile) {

@@ -153,6 +153,7 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
                         .map(|(seconds, code)| LoggedEvent { seconds, code })
                         .collect(),
                 ),
+                event_log: None,
                 load_profile: entries.map(|entries| LoadProfile {
                     entries,
                     newest: None,

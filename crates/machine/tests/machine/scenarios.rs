@@ -1,7 +1,7 @@
 //! One scenario per fault: what the verdict is, and how often the meter was commanded.
 
 use crate::world::{Fault, Nature, World};
-use machine::{Expect, Limits, Millis, Outcome, Rules, Snapshot, Tier, Verdict};
+use machine::{EventLog, Expect, Limits, Millis, Outcome, Rules, Snapshot, Tier, Verdict};
 
 fn rules() -> Rules {
     let rules = Rules::example();
@@ -376,6 +376,32 @@ fn evidence_that_is_gone_is_no_success() {
     let log = without(|seen| seen.events = None);
     assert_eq!(log.verdict, Some(Verdict::Unreachable), "{log:?}");
     assert!(log.detail.contains("the event log"), "{log:?}");
+}
+
+#[test]
+fn an_event_log_that_lost_half_is_a_risk() {
+    let play = |capacity: Option<u32>| {
+        let full: fn(&mut Snapshot) = match capacity {
+            None => |seen| seen.event_log = log(20, None),
+            Some(_) => |seen| seen.event_log = log(20, Some(20)),
+        };
+        let mut world = World::new(Nature::default());
+        world.blind_before = Some(full);
+        world.blind = Some(|seen| seen.event_log = log(12, None));
+        world.run(rules(), [])
+    };
+    let outcome = play(None);
+    assert_eq!(outcome.verdict, Some(Verdict::DataRisk), "{outcome:?}");
+    assert!(outcome.detail.contains("20 -> 12"), "{outcome:?}");
+    // A full one may drop a block for what comes.
+    let outcome = play(Some(20));
+    assert_eq!(outcome.verdict, Some(Verdict::Succeeded), "{outcome:?}");
+    let gone = without(|seen| seen.event_log = None);
+    assert_eq!(gone.verdict, Some(Verdict::Unreachable), "{gone:?}");
+}
+
+fn log(entries: u32, capacity: Option<u32>) -> Option<EventLog> {
+    Some(EventLog { entries, capacity })
 }
 
 #[test]

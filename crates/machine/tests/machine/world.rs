@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use machine::{
-    Clock, Effect, Event, Firmware, Input, LoadProfile, LoggedEvent, Mark, Millis, Outcome, Party,
-    Relay, Reset, Rules, Session, Snapshot, Survey,
+    Clock, Effect, Event, EventLog, Firmware, Input, LoadProfile, LoggedEvent, Mark, Millis,
+    Outcome, Party, Relay, Reset, Rules, Session, Snapshot, Survey,
 };
 
 /// What goes wrong at one effect.
@@ -404,6 +404,12 @@ impl World {
             power_failures: Some(self.power_failures),
             uptime: Some(self.now.saturating_sub(self.started) / 1000),
             events: Some(self.events.clone()),
+            event_log: u32::try_from(self.events.len())
+                .ok()
+                .map(|entries| EventLog {
+                    entries,
+                    capacity: None,
+                }),
             load_profile: Some(LoadProfile {
                 entries: self.entries,
                 newest: (self.entries > 0).then_some(900),

@@ -120,6 +120,20 @@ async fn a_session_that_ended_on_our_side_proves_nothing() {
     assert!(!detail(&bed).contains("unproven"), "{}", detail(&bed));
 }
 
+#[tokio::test]
+async fn an_event_log_that_was_half_cleared_is_found_out() {
+    let bed = Bed::new().await;
+    {
+        let mut world = bed.meter.world();
+        world.events = vec![7; 12];
+        world.strikes.push_back(Strike::EventsLost);
+    }
+    let reset = bed.reset().await;
+    let reset = bed.finished(&reset.reset_id).await;
+    assert_eq!(reset.verdict(), Verdict::DataRisk, "{}", reset.detail);
+    assert!(reset.detail.contains("12 -> 8"), "{}", reset.detail);
+}
+
 /// Waits for the command to be under way, kills the service, and starts it again.
 async fn killed_in_the_act(executed: bool) -> (Bed, Verdict) {
     let mut bed = Bed::new().await;

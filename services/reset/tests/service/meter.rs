@@ -43,6 +43,8 @@ pub(crate) enum Strike {
     Ignored,
     /// The reset moves the relay.
     RelayMoves,
+    /// The reset loses the older half of the event log.
+    EventsLost,
     /// The reset loses the load profile.
     DataLost,
     /// The meter says yes, executed or not, and the association service forgets every association.
@@ -64,7 +66,7 @@ pub(crate) struct World {
     power_failures: u32,
     started: Instant,
     booting_until: Instant,
-    events: Vec<u16>,
+    pub(crate) events: Vec<u16>,
     entries: u32,
     counter: u32,
     associations: HashMap<String, Session>,
@@ -309,6 +311,9 @@ impl World {
     fn execute(&mut self, strike: Option<Strike>) {
         self.executed += 1;
         self.power_failures += 1;
+        if strike == Some(Strike::EventsLost) {
+            self.events.drain(..self.events.len() / 2);
+        }
         self.events.extend([1, 2]);
         if strike == Some(Strike::MetrologyOnly) {
             self.started = Instant::now();
