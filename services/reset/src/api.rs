@@ -11,13 +11,14 @@ use kit::Shutdown;
 use latchkey_proto::audit::v1::{Command, Entry, Purpose, Tier};
 use tonic::Status;
 
-use crate::{crew::Crew, driver::Deps, error::Error, office};
+use crate::{crew::Crew, denials::Denials, driver::Deps, error::Error, office};
 
 /// Both services.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) deps: Arc<Deps>,
     pub(crate) crew: Crew,
+    pub(crate) denials: Denials,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -68,7 +69,7 @@ impl Api {
                 detail: office::limited(&error.to_string(), 1024),
                 ..Entry::default()
             };
-            self.deps.office.denied(entry).await;
+            self.denials.record(entry).await;
         }
         error.into()
     }

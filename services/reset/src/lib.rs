@@ -21,6 +21,7 @@ mod bluebook;
 mod config;
 mod crash;
 mod crew;
+mod denials;
 mod driver;
 mod effect;
 mod error;
@@ -43,8 +44,8 @@ use latchkey_proto::reset::v1::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    api::Api, crew::Crew, driver::Deps, meter::Meters, office::Office, profile::Profiles,
-    store::Store,
+    api::Api, crew::Crew, denials::Denials, driver::Deps, meter::Meters, office::Office,
+    profile::Profiles, store::Store,
 };
 pub use crate::{config::Config, crash::CRASH_POINTS, error::Error};
 
@@ -80,8 +81,11 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     });
     let crew = Crew::new(deps.clone(), tasks.clone());
     crew.recover().await?;
+    let denials = Denials::new(deps.store.clone(), deps.office.clone());
+    tasks.spawn("denials", denials.clone().run(shutdown.clone()));
     let api = Api {
         deps,
+        denials,
         crew,
         shutdown: shutdown.clone(),
     };

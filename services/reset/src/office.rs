@@ -109,18 +109,6 @@ impl Office {
     pub(crate) async fn deliver(&self, request_id: &str, entry: Entry) -> Result<u64, Status> {
         self.trail.record_as(request_id.to_owned(), entry).await
     }
-
-    /// Leaves a denial in the trail. The refusal stands whether or not this succeeds.
-    pub(crate) async fn denied(&self, denial: Entry) {
-        let entry = Entry {
-            kind: EntryKind::Denial.into(),
-            request_id: limited(&kit::context::request_id(), 64),
-            ..denial
-        };
-        if let Err(error) = self.trail.record(entry).await {
-            tracing::warn!(%error, "a denial could not be recorded");
-        }
-    }
 }
 
 /// The entry that a record of the machine becomes.

@@ -13,11 +13,18 @@ use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 use crate::{crash, error::Error};
 
 /// The schema.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "first",
-    sql: include_str!("../migrations/0001_first.sql"),
-}];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "first",
+        sql: include_str!("../migrations/0001_first.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "denials",
+        sql: include_str!("../migrations/0002_denials.sql"),
+    },
+];
 
 /// The columns of [`Row`], in no particular order.
 macro_rules! columns {
@@ -26,6 +33,11 @@ macro_rules! columns {
          detail, exit_code, machine, permit, association_id, version, last_sequence, create_us, update_us"
     };
 }
+
+/// Denials that may wait for the auditor: callers must not fill the database with what is refused.
+const DENIALS_MAX: i64 = 10_000;
+/// Denials that are read at once.
+const DENIALS_PAGE: i64 = 100;
 
 /// Longest detail that goes out.
 const DETAIL_MAX: usize = 1024;
@@ -279,12 +291,6 @@ impl Store {
         .bind(reset_id)
         .fetch_all(&self.pool)
         .await?;
-        let pending = |row: &AnyRow| {
-            Ok(Pending {
-                request_id: row.try_get("request_id")?,
-                entry: row.try_get("entry")?,
-            })
-        };
         rows.iter().map(pending).collect()
     }
 
@@ -299,6 +305,43 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps a denial until the trail has it; whether there was room for it.
+    pub(crate) async fn owe_denial(&self, denial: &Pending) -> Result<bool, Error> {
+        let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM denials")
+            .fetch_one(&self.pool)
+            .await?;
+        if waiting >= DENIALS_MAX {
+            return Ok(false);
+        }
+        sqlx::query("INSERT INTO denials (request_id, create_us, entry) VALUES ($1, $2, $3)")
+            .bind(&denial.request_id)
+            .bind(clock::micros(clock::now()))
+            .bind(denial.entry.as_slice())
+            .execute(&self.pool)
+            .await?;
+        Ok(true)
+    }
+
+    /// The oldest denials that the trail does not hold.
+    pub(crate) async fn denials(&self) -> Result<Vec<Pending>, Error> {
+        let rows = sqlx::query(
+            "SELECT request_id, entry FROM denials ORDER BY create_us, request_id LIMIT $1",
+        )
+        .bind(DENIALS_PAGE)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(pending).collect()
+    }
+
+    /// The trail holds a denial.
+    pub(crate) async fn denial_told(&self, request_id: &str) -> Result<(), Error> {
+        sqlx::query("DELETE FROM denials WHERE request_id = $1")
+            .bind(request_id)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
     /// The leaf of the newest entry a reset has in the trail.
     pub(crate) async fn last_leaf(&self, reset_id: &str) -> Result<Option<u64>, Error> {
         let leaf: Option<i64> = sqlx::query_scalar(
@@ -309,6 +352,13 @@ impl Store {
         .await?;
         Ok(leaf.and_then(|leaf| u64::try_from(leaf).ok()))
     }
+}
+
+fn pending(row: &AnyRow) -> Result<Pending, Error> {
+    Ok(Pending {
+        request_id: row.try_get("request_id")?,
+        entry: row.try_get("entry")?,
+    })
 }
 
 fn event(mark: &Mark) -> Option<&Event> {

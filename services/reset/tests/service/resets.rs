@@ -170,6 +170,28 @@ async fn bad_wishes_are_refused_and_recorded() {
 }
 
 #[tokio::test]
+async fn a_refusal_reaches_the_trail_when_the_auditor_is_back() {
+    let mut bed = Bed::new().await;
+    bed.auditor.office().away = true;
+    let mut unknown = wish();
+    unknown.meter_id = "x-9".to_owned();
+    let refused = bed.resets().create_reset(unknown).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    // Not even the death of the service loses it.
+    bed.kill();
+    bed.auditor.office().away = false;
+    bed.start().await;
+    let told = async {
+        while !bed.auditor.office().kinds().contains(&EntryKind::Denial) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), told)
+        .await
+        .expect("the denial is in the trail");
+}
+
+#[tokio::test]
 async fn policy_says_no() {
     let bed = Bed::new().await;
     bed.auditor.office().deny = true;
