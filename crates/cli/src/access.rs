@@ -52,16 +52,36 @@ pub(crate) async fn connect(
     });
     output.result(&json, || {
         format!(
-            "{} at {address}: association proved both ways with {} and released\n\
-             system title {}, conformance {:06x}, largest APDU {}",
+            "{} at {address}: {}\n\
+             {}conformance {:06x}, largest APDU {}",
             meter.meter_id,
-            name_of(meter.mechanism()),
-            hex::encode(&response.server_system_title),
+            opened(meter.mechanism()),
+            title(&response.server_system_title),
             response.conformance,
             response.server_max_receive_pdu_size,
         )
     });
     Ok(Exit::OK)
+}
+
+/// What an association of this mechanism shows about who answered.
+fn opened(mechanism: Mechanism) -> &'static str {
+    match mechanism {
+        Mechanism::HlsGmac => "association proved both ways with HLS5 and released",
+        Mechanism::Low => {
+            "association opened with LOW and released; the password went in clear, and the meter proved nothing"
+        }
+        Mechanism::None => "association opened with NONE and released; nobody proved anything",
+        Mechanism::Unspecified => "association opened and released",
+    }
+}
+
+/// A plain association tells no system title.
+fn title(octets: &[u8]) -> String {
+    match octets {
+        [] => String::new(),
+        octets => format!("system title {}, ", hex::encode(octets)),
+    }
 }
 
 pub(crate) async fn get_object(
@@ -333,6 +353,15 @@ mod tests {
                 .exit(),
             Exit::USAGE
         );
+    }
+
+    #[test]
+    fn only_what_was_proved_is_said_to_be() {
+        assert!(opened(Mechanism::HlsGmac).contains("proved both ways"));
+        assert!(opened(Mechanism::Low).contains("meter proved nothing"));
+        assert!(opened(Mechanism::None).contains("nobody proved anything"));
+        assert_eq!(title(&[]), "");
+        assert_eq!(title(&[0x4c, 0x4b]), "system title 4c4b, ");
     }
 
     #[test]

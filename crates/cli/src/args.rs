@@ -205,7 +205,7 @@ pub(crate) enum Meter {
         /// Its id.
         meter: String,
     },
-    /// Forget a meter. Its keys stay in custody, its entries in the trail.
+    /// Forget a meter. Its keys stay in custody, its address in the allowlist, its entries in the trail.
     Remove {
         /// Its id.
         meter: String,
@@ -222,7 +222,7 @@ pub(crate) struct MeterAdd {
     /// TOML, hex values: client_system_title, server_system_title, ek, ak, password.
     #[arg(long, value_name = "FILE")]
     pub(crate) lab_keys: PathBuf,
-    /// Its reset profile.
+    /// Its reset profile: `standard`, `procedure`, or one of the reset service's profile_dir. Checked by the first reset.
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: String,
     /// How it authenticates.

@@ -40,6 +40,17 @@ pub(crate) fn normalise(argv: impl IntoIterator<Item = OsString>) -> Vec<OsStrin
     argv
 }
 
+/// Whether JSON is asked for, on a command line that is otherwise not understood.
+pub(crate) fn wants_json(argv: impl IntoIterator<Item = OsString>) -> bool {
+    let argv = normalise(argv);
+    let after = argv.iter().skip(1);
+    argv.iter().any(|argument| argument == "--output=json")
+        || argv
+            .iter()
+            .zip(after)
+            .any(|(flag, value)| flag == "--output" && value == "json")
+}
+
 /// `dlms-client --connect …` is `connect …`; `dlms-client get-object …` is `get-object …`.
 fn name_the_verb(argv: &mut Vec<OsString>, verb: usize) {
     let connect = argv
@@ -147,6 +158,23 @@ mod tests {
             of("latchkey invoke-method –data –5"),
             "latchkey invoke-method --data -5"
         );
+    }
+
+    #[test]
+    fn json_is_seen_wherever_it_stands() {
+        for (line, json) in [
+            ("latchkey --output json bogus", true),
+            ("latchkey reset --output=json", true),
+            ("latchkey reset –output json", true),
+            ("latchkey --output text json", false),
+            ("latchkey bogus", false),
+        ] {
+            assert_eq!(
+                wants_json(line.split(' ').map(OsString::from)),
+                json,
+                "{line}"
+            );
+        }
     }
 
     #[test]

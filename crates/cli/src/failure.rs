@@ -58,7 +58,7 @@ impl Failure {
 
     /// The command line asks for something that makes no sense.
     pub(crate) fn usage(what: impl Into<String>) -> Self {
-        Self::new(Exit::USAGE, Party::Caller, what)
+        Self::new(Exit::USAGE, Party::Caller, what).mend("correct what the error names")
     }
 
     /// A configuration cannot be used.
@@ -73,6 +73,7 @@ impl Failure {
             Party::Setup,
             format!("could not {what}: {}", chain(error)),
         )
+        .mend("check that the path or address is right, and that this user may use it")
     }
 
     /// A file failed: `verb` completes "could not … PATH".
@@ -94,8 +95,8 @@ impl Failure {
         };
         Self {
             what: format!("could not {what}: {message}"),
-            party: party_of(exit),
-            mend: kit::status::mend(status).or_else(|| mend_of(exit)),
+            party: party_of(exit, reason.as_deref()),
+            mend: kit::status::mend(status).or_else(|| mend_of(exit, reason.as_deref())),
             reason,
             request_id: None,
             exit,
@@ -165,8 +166,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     line
 }
 
-fn party_of(exit: Exit) -> Party {
+fn party_of(exit: Exit, reason: Option<&str>) -> Party {
     match exit {
+        _ if reason.is_some_and(is_of_the_meter) => Party::Meter,
         Exit::ACCESS_DENIED => Party::Policy,
         Exit::NO_RESPONSE | Exit::BAD_DATA => Party::Meter,
         Exit::USAGE | Exit::NOT_ACCEPTED => Party::Caller,
@@ -174,9 +176,25 @@ fn party_of(exit: Exit) -> Party {
     }
 }
 
+/// The meter answered, and what it said is why the request came to nothing.
+fn is_of_the_meter(reason: &str) -> bool {
+    matches!(
+        reason,
+        "METER_PROTOCOL_ERROR"
+            | "METER_AUTHENTICATION_FAILED"
+            | "ASSOCIATION_REJECTED_PERMANENT"
+            | "ASSOCIATION_REJECTED_TRANSIENT"
+            | "ASSOCIATION_CLOSED_BY_METER"
+    )
+}
+
 /// What to do when the service did not say.
-fn mend_of(exit: Exit) -> Option<String> {
+fn mend_of(exit: Exit, reason: Option<&str>) -> Option<String> {
     let mend = match exit {
+        _ if reason == Some("METER_PROTOCOL_ERROR") => {
+            "ask again in a minute: an older association may still be open; then look at the meter's firmware, or at the association's trace_file"
+        }
+        Exit::USAGE => "correct what the error names",
         Exit::SERVICE_DOWN => {
             "start the service, or correct its endpoint in the configuration; `latchkey doctor` says which is down"
         }
@@ -208,6 +226,14 @@ mod tests {
              request: 4711\n  exit:    2 (no response)"
         );
         assert_eq!(failure.json()["error"]["exit_code"], 2);
+    }
+
+    #[test]
+    fn a_meter_that_talks_nonsense_is_not_the_callers_fault() {
+        let party = |reason| party_of(Exit::NOT_ACCEPTED, Some(reason));
+        assert_eq!(party("METER_PROTOCOL_ERROR"), Party::Meter);
+        assert_eq!(party("METER_UNKNOWN"), Party::Caller);
+        assert!(mend_of(Exit::NOT_ACCEPTED, Some("METER_PROTOCOL_ERROR")).is_some());
     }
 
     #[test]

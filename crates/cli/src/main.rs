@@ -32,12 +32,14 @@ mod sim;
 use args::{Cli, Command};
 use exit::Exit;
 use failure::Failure;
-use output::Output;
+use output::{Format, Output};
+
+const HELP: &str = "`latchkey VERB --help` names every flag";
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(argv::normalise(std::env::args_os())) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error, argv::wants_json(std::env::args_os())),
     };
     let output = Output::new(cli.output);
     match run(cli, &output) {
@@ -51,7 +53,16 @@ fn main() -> ExitCode {
 
 /// Help and version are results; anything else is a usage error. clap's own code for it, 2, is the procedure's
 /// "no response", so it becomes 64 here.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error, json: bool) -> ExitCode {
+    if json && error.use_stderr() {
+        let said = error.to_string();
+        // The last line is a hint for people.
+        let what = said.split("For more information").next().unwrap_or(&said);
+        let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+        let failure = Failure::usage(what.trim_start_matches("error: ")).mend(HELP);
+        Output::new(Format::Json).failure(&failure);
+        return failure.exit().into();
+    }
     // Nothing can be said if the terminal is gone.
     let _ = error.print();
     if error.use_stderr() {

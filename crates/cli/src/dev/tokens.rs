@@ -43,7 +43,7 @@ pub(crate) async fn make(layout: &Layout) -> Result<String, Failure> {
         .count();
     let fingerprint = transcript.fingerprint().map_err(failed)?;
     Ok(match created {
-        0 => "as the transcript says".to_owned(),
+        0 => "0 made; those there are as the ceremony's transcript says".to_owned(),
         created => format!("{created} made; transcript {fingerprint}"),
     })
 }

@@ -29,7 +29,7 @@ pub(crate) fn identity(who: &str, tls: &Tls, named_in: &Path) -> Vec<Finding> {
             check,
             error.to_string(),
             format!(
-                "issue a certificate with exactly one URI name of {} and its own key; see {} configuration",
+                "issue a certificate with exactly one URI name of {} and its own key; both are named in {}",
                 tls.trust_domain,
                 named_in.display()
             ),
@@ -92,6 +92,11 @@ pub(crate) fn readable(check: &str, path: &Path, mend: &str) -> Finding {
 fn certificate(check: &str, path: &Path, now: Option<i64>) -> Finding {
     let now = now.unwrap_or_else(|| kit::clock::micros(kit::clock::now()) / 1_000_000);
     match validity(path) {
+        Err(why) if !path.exists() => Finding::bad(
+            check,
+            format!("{}: {why}", path.display()),
+            "issue it, or correct its path (development: `latchkey dev init` makes what is missing; then restart the service)",
+        ),
         Err(why) => Finding::bad(
             check,
             format!("{}: {why}", path.display()),

@@ -88,7 +88,7 @@ pub(crate) async fn run(session: &Session, output: &Output) -> Result<Exit, Fail
     findings.extend(files::identity(
         "client",
         &config.tls,
-        &PathBuf::from("the operator's"),
+        &PathBuf::from("the client configuration"),
     ));
     for service in local::services(config) {
         findings.extend(service.check(gateway_is_up).await);
@@ -111,6 +111,15 @@ pub(crate) async fn health(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (service, client) in config.services() {
         let check = format!("health {service}");
+        // Without an identity of our own nobody can be asked: that is no word about the service.
+        if let Err(error) = kit::client::channel(client, &config.tls) {
+            findings.push(Finding::bad(
+                check,
+                format!("{} was not asked: {}", client.endpoint, error),
+                "correct [tls] or the endpoint in the client configuration first",
+            ));
+            continue;
+        }
         findings.push(match serving(config, client).await {
             Ok(()) => Finding::good(check, format!("{} is serving", client.endpoint)),
             Err(why) => Finding::bad(
