@@ -34,6 +34,7 @@ impl Desk<'_> {
             ),
             Input::ActNotSent { cause } | Input::PermitStale { cause } => {
                 self.report(format!("not sent: {cause}"), 0);
+                self.run.unsent = self.run.unsent.saturating_add(1);
                 self.again(&format!("the command did not leave: {cause}"), None)
             }
             Input::Denied { cause } => {
@@ -55,6 +56,7 @@ impl Desk<'_> {
     }
 
     fn answered(&mut self, result: u8, act: Act) -> Turn {
+        self.run.unsent = 0;
         let name = result_name(result);
         self.report(format!("answered {result} ({name})"), act.counter);
         self.tell(Kind::Answer, format!("answer: {result} ({name})"));
@@ -82,8 +84,18 @@ impl Desk<'_> {
         }
     }
 
-    /// Prepares one more attempt, if one is left. The caller has proof that the last command was not accepted.
+    /// Prepares one more attempt, if one is left. The caller has proof that the last command was not accepted, or did
+    /// not leave.
     pub(crate) fn again(&mut self, why: &str, not_before: Option<Millis>) -> Turn {
+        // What never left was not refused by the meter: it was not reached.
+        if self.is_last_attempt() && self.run.unsent > 0 {
+            let sent = self.sent_so_far();
+            let attempt = self.run.attempt;
+            return self.finish(
+                Verdict::Unreachable,
+                format!("{why}; attempt {attempt} was the last one, {sent}"),
+            );
+        }
         if self.is_last_attempt() {
             return self.finish(
                 Verdict::NotAccepted,
@@ -109,6 +121,7 @@ impl Desk<'_> {
     }
 
     fn lost(&mut self, cause: &str, act: Act) -> Turn {
+        self.run.unsent = 0;
         let act = Act { lost: true, ..act };
         self.report(format!("unknown: {cause}"), act.counter);
         self.tell(

@@ -186,8 +186,8 @@ impl Desk<'_> {
     }
 
     /// What has left before the command that is prepared now.
-    fn sent_so_far(&self) -> String {
-        match self.run.attempt {
+    pub(crate) fn sent_so_far(&self) -> String {
+        match self.run.attempt.saturating_sub(self.run.unsent) {
             0 => "nothing was sent".to_string(),
             attempt => format!("nothing was sent after attempt {attempt}, which was not accepted"),
         }

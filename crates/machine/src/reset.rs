@@ -29,6 +29,9 @@ pub(crate) struct Run {
     clock: Millis,
     /// Commands that may have been sent so far.
     pub(crate) attempt: u32,
+    /// Those at the end of them that certainly did not leave.
+    #[serde(default)]
+    pub(crate) unsent: u32,
     /// Permits asked for so far.
     pub(crate) permits: u32,
     /// A command that the counter, or the meter's own "later", says was not executed: the next guards look once more.
@@ -298,6 +301,7 @@ impl Reset {
         let run = Run {
             clock: now,
             attempt: 0,
+            unsent: 0,
             permits: 0,
             earlier: None,
             phase: Phase::Planned,

@@ -496,6 +496,28 @@ fn a_session_that_ended_on_our_side_proves_nothing() {
 }
 
 #[test]
+fn what_never_left_was_not_refused_by_the_meter() {
+    let attempt = || at_act(Fault::ServiceDown);
+    let thrice = [attempt(), attempt(), attempt()].concat();
+    let (world, outcome) = play(Nature::default(), thrice);
+    assert_eq!(
+        (outcome.verdict, world.acts),
+        (Some(Verdict::Unreachable), 0),
+        "{outcome:?}"
+    );
+    assert!(outcome.detail.contains("nothing was sent"), "{outcome:?}");
+    // One that left before is told apart.
+    let mixed = [at_act(Fault::Busy), attempt(), attempt()].concat();
+    let (world, outcome) = play(Nature::default(), mixed);
+    assert_eq!(
+        (outcome.verdict, world.acts),
+        (Some(Verdict::Unreachable), 1),
+        "{outcome:?}"
+    );
+    assert!(outcome.detail.contains("after attempt 1"), "{outcome:?}");
+}
+
+#[test]
 fn what_was_sent_is_not_denied_afterwards() {
     // Cancelled while it waits to try again.
     let mut faults = at_act(Fault::Busy);
