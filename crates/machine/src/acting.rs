@@ -37,6 +37,10 @@ impl Desk<'_> {
                 self.run.unsent = self.run.unsent.saturating_add(1);
                 self.again(&format!("the command did not leave: {cause}"), None)
             }
+            Input::Stranded { cause } => {
+                self.report(format!("unknown: {cause}"), 0);
+                self.stranded(&cause)
+            }
             Input::Denied { cause } => {
                 self.report(format!("refused, not sent: {cause}"), 0);
                 self.denied(Verdict::Refused, cause)
@@ -112,6 +116,17 @@ impl Desk<'_> {
             stage: Stage::Survey,
             pace: Pace::rest(until),
         }))
+    }
+
+    /// The end of a reset whose command may have been executed, and that nobody can check any more.
+    pub(crate) fn stranded(&mut self, cause: &str) -> Turn {
+        self.finish(
+            Verdict::Unreachable,
+            format!(
+                "{cause}: the command of attempt {} may have been executed and could not be checked; read the meter before it is reset again",
+                self.run.attempt
+            ),
+        )
     }
 
     /// Whether no other attempt may follow the present one.

@@ -159,6 +159,7 @@ impl Desk<'_> {
                 self.tell(Kind::Note, format!("{cause}; looking again"));
                 self.no_answer(now, Party::Meter, &cause)
             }
+            (Input::Stranded { cause }, _) => self.stranded(&cause),
             (Input::PermitStale { cause }, _) => self.no_answer(now, Party::Service, &cause),
             (Input::Tick, _) => match now.pace.woken(self.now()) {
                 Some(pace) => Turn::Go(State::Following(Following { pace, ..now })),

@@ -81,6 +81,10 @@ impl Desk<'_> {
             Input::PermitStale { cause } => self.permit_stale(now, &cause),
             Input::Denied { cause } => self.denied(Verdict::Refused, cause),
             Input::Unreachable { party, cause } => self.not_reached(now, party, &cause),
+            Input::Stranded { cause } => {
+                let sent = self.sent_so_far();
+                self.finish(Verdict::Refused, format!("{cause}: {sent}"))
+            }
             Input::Cancel { by } => self.cancelled(&by),
             Input::Tick => match now.pace.woken(self.now()) {
                 Some(pace) => Turn::Go(State::Preparing(Preparing { pace, ..now })),

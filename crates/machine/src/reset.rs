@@ -233,6 +233,11 @@ pub enum Input {
     Tick,
     /// The process was started again; whatever was under way is gone.
     Recovered,
+    /// It can never go on, not even by reading: what it was planned by is gone.
+    Stranded {
+        /// Why.
+        cause: String,
+    },
     /// Somebody wants it stopped.
     Cancel {
         /// Who.
@@ -617,7 +622,9 @@ impl Desk<'_> {
                 None if pace.until.is_some() => Turn::Go(State::Recording { outcome, pace }),
                 None => Turn::Stay(State::Recording { outcome, pace }),
             },
-            Input::Recovered => Turn::Go(State::Recording { outcome, pace }),
+            Input::Recovered | Input::Stranded { .. } => {
+                Turn::Go(State::Recording { outcome, pace })
+            }
             Input::Surveyed(_)
             | Input::Permitted { .. }
             | Input::PermitStale { .. }

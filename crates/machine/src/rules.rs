@@ -107,6 +107,9 @@ pub struct Rules {
     pub tripwires: Vec<u16>,
     /// How long and how often.
     pub limits: Limits,
+    /// Tells the profile it was planned by from a changed one; empty if that is not known. The driver compares it.
+    #[serde(default)]
+    pub profile: String,
     /// Seeds the jitter.
     pub seed: u64,
 }
@@ -137,6 +140,7 @@ impl Rules {
                 failures_max: 5,
                 deadline: Millis(7_200_000),
             },
+            profile: String::new(),
             seed: 1,
         }
     }

@@ -74,10 +74,8 @@ impl Crew {
         let crew = self.clone();
         let shutdown = self.tasks.shutdown().clone();
         let work = async move {
-            let driven = match Driver::new(crew.deps.clone(), row, changed) {
-                Ok(driver) => Box::pin(driver.run(mailbox, shutdown)).await,
-                Err(error) => Err(error),
-            };
+            let driver = Driver::new(crew.deps.clone(), row, changed);
+            let driven = Box::pin(driver.run(mailbox, shutdown)).await;
             crew.active().remove(&reset_id);
             if let Err(error) = driven {
                 tracing::error!(error = %kit::status::chain(&error), reset_id, "a reset is not driven any more; it goes on at the next start");

@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use crate::{
     config::Config,
     error::Error,
+    failure::Failure,
     meter::Meters,
     office::{self, Leave, Office},
     profile::{Operation, Profile, Profiles},
@@ -56,8 +57,8 @@ pub(crate) struct CancelRequest {
 pub(crate) struct Driver {
     pub(crate) deps: Arc<Deps>,
     pub(crate) row: Row,
-    pub(crate) profile: Profile,
-    pub(crate) operation: Operation,
+    /// `None` if what the reset was planned by is gone, or is not what it was: it never acts again.
+    tier: Option<(Profile, Operation)>,
     changed: watch::Sender<()>,
     pub(crate) slot: Option<OwnedSemaphorePermit>,
     pub(crate) meter: Option<Meter>,
@@ -75,6 +76,15 @@ pub(crate) struct Driver {
     pub(crate) floor: Millis,
 }
 
+/// The tier a reset was planned by, if it is there and still says the same.
+fn tier(profiles: &Profiles, row: &Row) -> Option<(Profile, Operation)> {
+    let profile = profiles.get(&row.order.profile)?;
+    let operation = profile.operation(row.order.tier)?;
+    let planned = &row.machine.rules().profile;
+    let same = planned.is_empty() || *planned == profile.digest(operation);
+    same.then(|| (profile.clone(), operation.clone()))
+}
+
 /// The time, as the machine takes it.
 pub(crate) fn now() -> Millis {
     let micros = u64::try_from(clock::micros(clock::now())).unwrap_or(0);
@@ -83,30 +93,12 @@ pub(crate) fn now() -> Millis {
 
 impl Driver {
     /// Takes a stored reset.
-    pub(crate) fn new(
-        deps: Arc<Deps>,
-        row: Row,
-        changed: watch::Sender<()>,
-    ) -> Result<Self, Error> {
-        let unknown = || Error::ProfileUnknown {
-            meter_id: row.order.meter_id.clone(),
-            profile: row.order.profile.clone(),
-        };
-        let profile = deps
-            .profiles
-            .get(&row.order.profile)
-            .ok_or_else(unknown)?
-            .clone();
-        let operation = profile
-            .operation(row.order.tier)
-            .ok_or_else(unknown)?
-            .clone();
-        Ok(Self {
+    pub(crate) fn new(deps: Arc<Deps>, row: Row, changed: watch::Sender<()>) -> Self {
+        Self {
             leave: Leave::decode(&row.permit),
+            tier: tier(&deps.profiles, &row),
             deps,
             row,
-            profile,
-            operation,
             changed,
             slot: None,
             meter: None,
@@ -115,7 +107,25 @@ impl Driver {
             open: None,
             guarded: None,
             floor: Millis(0),
-        })
+        }
+    }
+
+    /// What the reset was planned by.
+    ///
+    /// # Errors
+    /// If it is gone: then nothing is done at the meter any more.
+    pub(crate) fn tier(&self) -> Result<&(Profile, Operation), Failure> {
+        self.tier
+            .as_ref()
+            .ok_or_else(|| Failure::Denied(self.stranded()))
+    }
+
+    fn stranded(&self) -> String {
+        let order = &self.row.order;
+        format!(
+            "the reset profile {:?} has changed or is gone since the reset was created",
+            order.profile
+        )
     }
 
     /// Drives it to its end, or until the service stops: it goes on where it was when the service starts again.
@@ -124,7 +134,12 @@ impl Driver {
         mut mailbox: mpsc::Receiver<CancelRequest>,
         shutdown: Shutdown,
     ) -> Result<(), Error> {
-        let mut input = Input::Recovered;
+        let mut input = match &self.tier {
+            Some(_) => Input::Recovered,
+            None => Input::Stranded {
+                cause: self.stranded(),
+            },
+        };
         let mut asked: Option<oneshot::Sender<bool>> = None;
         loop {
             let effect = self.advance(input, &shutdown).await?;
@@ -193,7 +208,8 @@ impl Driver {
             .leave
             .as_ref()
             .map_or("", |leave| &leave.permit.permit_id);
-        let commands = [self.operation.command()];
+        let tier = self.tier.iter();
+        let commands: Vec<_> = tier.map(|(_, operation)| operation.command()).collect();
         let records = marks.iter().filter_map(|mark| match mark {
             Mark::Record(record) => Some(record),
             Mark::Event(_) | Mark::Snapshot(..) => None,

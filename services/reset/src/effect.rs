@@ -70,13 +70,13 @@ impl Driver {
 
     /// Where the logs end, under a permit of its own: the reset's permit names exactly which entries are read.
     async fn survey(&mut self) -> Result<Input, Failure> {
-        let commands = plan::survey(&self.profile);
+        let commands = plan::survey(&self.tier()?.0);
         if commands.is_empty() {
             return Ok(Input::Surveyed(Survey::default()));
         }
         let leave = self.ask_to_read(commands).await?;
         let association_id = self.associate(&leave, false).await?;
-        let objects = self.profile.objects.clone();
+        let objects = self.tier()?.0.objects.clone();
         let mut survey = Survey::default();
         for (log, entries) in [
             (objects.event_log, &mut survey.events),
@@ -99,12 +99,13 @@ impl Driver {
     async fn authorise(&mut self, number: u32) -> Result<Input, Failure> {
         let survey = self.row.machine.survey().unwrap_or_default();
         let counter_name = self.meter().await?.invocation_counter_name;
+        let (profile, operation) = self.tier()?;
         let order = &self.row.order;
         let plea = Plea {
             request_id: office::permit_request_id(&order.reset_id, number),
             purpose: Purpose::Reset,
             tier: office::tier(order.tier),
-            commands: plan::reset(&self.profile, &self.operation, survey, &counter_name),
+            commands: plan::reset(profile, operation, survey, &counter_name),
             max_associations: self.deps.config.associations_max(),
             ..self.plea()
         };
@@ -133,7 +134,7 @@ impl Driver {
         let snapshot = self
             .deps
             .meters
-            .read(&association_id, &self.readings())
+            .read(&association_id, &self.readings()?)
             .await?;
         // Stored with the pivot: whether this session outlives the command is evidence.
         self.row.association_id = association_id;
@@ -154,8 +155,11 @@ impl Driver {
                 cause: "the guards had been read too long ago".to_owned(),
             };
         }
+        let command = match self.tier() {
+            Ok((_, operation)) => operation.command(),
+            Err(failure) => return failure.input(),
+        };
         crash_point(crash::BEFORE_ACT);
-        let command = self.operation.command();
         let input = self
             .deps
             .meters
@@ -248,7 +252,7 @@ impl Driver {
         if self.row.association_id.is_empty() {
             return Ok((Session::Unknown, 0));
         }
-        let question = self.profile.objects.relay.get(2);
+        let question = self.tier()?.0.objects.relay.get(2);
         let life = self
             .deps
             .meters
@@ -270,7 +274,7 @@ impl Driver {
         let snapshot = self
             .deps
             .meters
-            .read(&association_id, &self.readings())
+            .read(&association_id, &self.readings()?)
             .await?;
         self.deps.meters.release(&association_id).await;
         crash_point(crash::AFTER_PROBE);
@@ -290,7 +294,7 @@ impl Driver {
     }
 
     async fn read_after(&mut self) -> Result<Input, Failure> {
-        let readings = self.readings();
+        let readings = self.readings()?;
         let snapshot = if self.row.association_id.is_empty() {
             let association_id = match self.open.take() {
                 Some(association_id) => association_id,
@@ -383,7 +387,7 @@ impl Driver {
         let survey = self.row.machine.survey().unwrap_or_default();
         let counter_name = self.meter().await?.invocation_counter_name;
         let leave = self
-            .ask_to_read(plan::evidence(&self.profile, survey, &counter_name))
+            .ask_to_read(plan::evidence(&self.tier()?.0, survey, &counter_name))
             .await?;
         self.reading = Some(leave.clone());
         Ok(leave)
@@ -417,8 +421,9 @@ impl Driver {
         }
     }
 
-    fn readings(&self) -> Vec<(plan::Fact, Command)> {
-        plan::readings(&self.profile, self.row.machine.survey().unwrap_or_default())
+    fn readings(&self) -> Result<Vec<(plan::Fact, Command)>, Failure> {
+        let survey = self.row.machine.survey().unwrap_or_default();
+        Ok(plan::readings(&self.tier()?.0, survey))
     }
 
     async fn meter(&mut self) -> Result<Meter, Failure> {

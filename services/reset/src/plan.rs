@@ -135,6 +135,7 @@ pub(crate) fn rules(
         expect: operation.expect.clone(),
         tripwires: profile.tripwire_events.clone(),
         limits,
+        profile: profile.digest(operation),
         seed,
     }
 }

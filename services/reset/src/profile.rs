@@ -9,6 +9,7 @@ use dlms::{Data, Obis};
 use latchkey_proto::audit::v1::{Command, CommandService};
 use machine::{Expect, Tier};
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 const EMBEDDED: [(&str, &str); 2] = [
     ("standard.toml", include_str!("../profiles/standard.toml")),
@@ -175,6 +176,35 @@ pub(crate) struct Profile {
 impl Profile {
     pub(crate) fn operation(&self, tier: Tier) -> Option<&Operation> {
         self.tiers.get(&tier)
+    }
+
+    /// Changes with everything that one tier of it says. What is hashed never changes its form: a reset under way
+    /// outlives a new version of this service.
+    pub(crate) fn digest(&self, operation: &Operation) -> String {
+        let o = &self.objects;
+        let optional = |object: Option<Object>| object.map_or_else(String::new, |o| o.to_string());
+        let expect = &operation.expect;
+        let lines = [
+            o.identity.to_string(),
+            o.image_transfer.to_string(),
+            o.clock.to_string(),
+            o.relay.to_string(),
+            o.firmware_metrology.to_string(),
+            o.firmware_module.to_string(),
+            optional(o.power_failures),
+            optional(o.uptime),
+            optional(o.event_log),
+            optional(o.load_profile),
+            self.latching_verified.to_string(),
+            format!("{:?}", self.tripwire_events),
+            operation.object.to_string(),
+            operation.method.to_string(),
+            hex::encode(&operation.parameter),
+            operation.outage_seconds.to_string(),
+            format!("{} {}", expect.power_failure, expect.uptime),
+            format!("{} {:?}", expect.session_ends, expect.start_events),
+        ];
+        hex::encode(Sha256::digest(lines.join("\n")))
     }
 
     /// The tiers it has, for a person.

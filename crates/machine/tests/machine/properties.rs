@@ -204,6 +204,7 @@ fn input() -> impl Strategy<Value = Input> {
             cause: cause()
         }),
         any::<u64>().prop_map(|leaf| Input::Recorded { leaf }),
+        Just(Input::Stranded { cause: cause() }),
         Just(Input::Tick),
         Just(Input::Recovered),
         Just(Input::Cancel { by: cause() }),

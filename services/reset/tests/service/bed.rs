@@ -134,10 +134,14 @@ impl Bed {
         address
     }
 
+    /// The file of the one profile.
+    pub(crate) fn profile(&self) -> PathBuf {
+        self.dir.path().join("profiles").join("quick.toml")
+    }
+
     /// The standard profile with a meter that boots fast.
     fn profiles(&self) {
-        let dir = self.dir.path().join("profiles");
-        std::fs::create_dir(&dir).unwrap();
+        std::fs::create_dir(self.dir.path().join("profiles")).unwrap();
         let text =
             include_str!("../../profiles/standard.toml").replace("\"standard\"", "\"quick\"");
         let quick: Vec<&str> = text
@@ -150,7 +154,7 @@ impl Bed {
                 }
             })
             .collect();
-        std::fs::write(dir.join("quick.toml"), quick.join("\n")).unwrap();
+        std::fs::write(self.profile(), quick.join("\n")).unwrap();
     }
 
     fn tls(&self, name: &str) -> Tls {

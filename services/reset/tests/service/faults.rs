@@ -190,6 +190,50 @@ async fn killed_while_waiting_it_goes_on() {
 }
 
 #[tokio::test]
+async fn a_profile_that_is_gone_or_changed_blocks_no_meter() {
+    let change = |bed: &Bed| {
+        let text = std::fs::read_to_string(bed.profile()).unwrap();
+        std::fs::write(bed.profile(), text.replace("120003", "120002")).unwrap();
+    };
+    let remove = |bed: &Bed| std::fs::remove_file(bed.profile()).unwrap();
+    for (gone, acted) in [(true, false), (true, true), (false, false)] {
+        let mut bed = Bed::new().await;
+        bed.auditor.office().away = !acted;
+        let reset = bed.reset().await;
+        if acted {
+            bed.until(&reset.reset_id, |reset| {
+                reset.state() == ResetState::Waiting
+            })
+            .await;
+        }
+        bed.kill();
+        bed.auditor.office().away = false;
+        match gone {
+            true => remove(&bed),
+            false => change(&bed),
+        }
+        bed.start().await;
+        let reset = bed.finished(&reset.reset_id).await;
+        let verdict = match acted {
+            true => Verdict::Unreachable,
+            false => Verdict::Refused,
+        };
+        assert_eq!(reset.verdict(), verdict, "{}", reset.detail);
+        let says = ["reset profile", "quick", "changed or is gone"];
+        assert!(
+            says.iter().all(|text| reset.detail.contains(text)),
+            "{}",
+            reset.detail
+        );
+        assert_eq!(bed.meter.world().acts.len(), usize::from(acted));
+        if !gone {
+            let again = bed.reset().await;
+            assert_ne!(again.reset_id, reset.reset_id, "the meter is free");
+        }
+    }
+}
+
+#[tokio::test]
 async fn no_receipt_no_act() {
     let bed = Bed::new().await;
     bed.auditor.office().away = true;
