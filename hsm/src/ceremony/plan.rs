@@ -191,6 +191,12 @@ mod tests {
     "#;
 
     #[test]
+    fn the_shipped_plan_is_good() {
+        let plan = Plan::parse(include_str!("../../../deploy/ceremony/plan.toml")).unwrap();
+        assert_eq!(plan.tokens.len(), 2);
+    }
+
+    #[test]
     fn a_plan_has_the_standard_keys_unless_it_says_otherwise() {
         let plan = Plan::parse(GOOD).unwrap();
         assert_eq!(

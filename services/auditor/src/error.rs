@@ -114,7 +114,7 @@ impl Fault for Error {
     fn mend(&self) -> Option<String> {
         let mend = match self {
             Self::Denied { .. } => {
-                "ask somebody whose role allows it, or have [roles] or the policy bundle of the auditor changed"
+                "ask somebody whose role allows it; what a rule never-… forbids nobody may do, and a reset is asked for with `latchkey reset`"
             }
             Self::ReportForbidden { .. } => {
                 "each service reports its own kinds; a service of another name belongs into [reporters] of the auditor"
