@@ -5,8 +5,9 @@ use alloc::{boxed::Box, format};
 use crate::{
     Act, Input, Kind, Millis, Session, Snapshot, Verdict, Warrant,
     following::Task,
+    pace::Pace,
     preparing::{Preparing, Stage},
-    reset::{Desk, Pace, State, Turn},
+    reset::{Desk, State, Turn},
 };
 
 impl Desk<'_> {

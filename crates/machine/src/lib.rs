@@ -37,11 +37,13 @@
 extern crate alloc;
 
 mod acting;
+mod compare;
 mod evidence;
 mod following;
 mod guard;
 mod mark;
 mod outcome;
+mod pace;
 mod preparing;
 mod reset;
 mod rules;

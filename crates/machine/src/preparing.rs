@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Changes, Effect, Input, Kind, Mark, Moment, Party, Phase, Snapshot, Survey, Verdict, Warrant,
     guard,
-    reset::{Desk, Pace, Run, State, Turn},
+    pace::Pace,
+    reset::{Desk, Run, State, Turn},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

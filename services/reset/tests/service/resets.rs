@@ -64,11 +64,8 @@ async fn one_reset_from_wish_to_verdict() {
         (plan.tier(), plan.on_behalf_of.as_str()),
         (Tier::Cold, "spiffe://latchkey.test/operator/ann")
     );
-    let acts: Vec<_> = plan
-        .commands
-        .iter()
-        .filter(|c| c.service() != CommandService::Get)
-        .collect();
+    let mut acts = plan.commands.clone();
+    acts.retain(|c| c.service() != CommandService::Get);
     assert!(matches!(acts.as_slice(), [act] if act.max_uses == 1 && act.class_id == 9));
     let verdict = office.entries.last().expect("a verdict");
     assert_eq!(
