@@ -337,13 +337,8 @@ async fn one_holder_at_a_time() {
 
     let second = bench.open("reset", "r-1").await.unwrap();
     let mut client = bench.client("reset");
-    assert_eq!(
-        why(client
-            .invoke(get(&first.association_id, 1, "0.0.42.0.0.255", 2))
-            .await)
-        .1,
-        "ASSOCIATION_GONE"
-    );
+    let first = get(&first.association_id, 1, "0.0.42.0.0.255", 2);
+    assert_eq!(why(client.invoke(first).await).1, "ASSOCIATION_GONE");
     let answer = client
         .invoke(get(&second.association_id, 1, "0.0.42.0.0.255", 2))
         .await
@@ -384,12 +379,8 @@ async fn a_lease_ends_by_itself() {
     })
     .await;
     let question = get(&opened.association_id, 1, "0.0.42.0.0.255", 2);
-    let gone = bench.client("reset").invoke(question).await;
-    assert_eq!(
-        why(gone).1,
-        "ASSOCIATION_GONE",
-        "it was we who ended it, not the meter"
-    );
+    let gone = why(bench.client("reset").invoke(question).await);
+    assert_eq!(gone.1, "ASSOCIATION_GONE", "it was we who ended it");
     bench.stop().await;
 }
 
@@ -515,13 +506,17 @@ async fn a_meter_with_less_protection_than_enrolled_is_refused() {
     bench.stop().await;
 }
 
+/// Makes room for another way to enrol the meter.
+async fn forget(bench: &Bench) {
+    let meter_id = "m-1".to_owned();
+    let request = DeleteMeterRequest { meter_id };
+    bench.meters().delete_meter(request).await.unwrap();
+}
+
 #[tokio::test]
 async fn general_ciphering_and_passwords_work_too() {
     let bench = Bench::start(|options| options.auth = simulator::Auth::Low, "").await;
-    let meter_id = DeleteMeterRequest {
-        meter_id: "m-1".to_owned(),
-    };
-    bench.meters().delete_meter(meter_id).await.unwrap();
+    forget(&bench).await;
     bench
         .enrol("m-1", bench.meter, Mechanism::Low, Protection::Plain)
         .await
@@ -541,10 +536,7 @@ async fn general_ciphering_and_passwords_work_too() {
     bench.stop().await;
 
     let bench = Bench::start(|_| {}, "").await;
-    let meter_id = DeleteMeterRequest {
-        meter_id: "m-1".to_owned(),
-    };
-    bench.meters().delete_meter(meter_id).await.unwrap();
+    forget(&bench).await;
     bench
         .enrol(
             "m-1",
