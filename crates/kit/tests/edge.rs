@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use kit::{PeerName, config::Tls, status};
 use latchkey_proto::audit::v1::{GetPermitKeyRequest, permit_service_client::PermitServiceClient};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -232,6 +233,40 @@ async fn health_is_for_every_good_certificate() {
         .expect("an answer")
         .into_inner();
     assert_eq!(answer.status, 1, "SERVING");
+    running.trigger.fire();
+    running.tasks.join().await;
+}
+
+/// TLS 1.3 alone: a client that can do no better than 1.2 gets no handshake.
+#[tokio::test]
+async fn an_older_tls_is_not_spoken() {
+    let running = start().await;
+    let shake = async |version: &'static rustls::SupportedProtocolVersion| {
+        let mut roots = rustls::RootCertStore::empty();
+        let ca = running.pki.dir.path().join("ca.pem");
+        for certificate in CertificateDer::pem_file_iter(ca).expect("a file") {
+            roots
+                .add(certificate.expect("a certificate"))
+                .expect("a root");
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = tokio::net::TcpStream::connect(running.address)
+            .await
+            .expect("connected");
+        let name = "localhost".try_into().expect("a name");
+        tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .map(drop)
+    };
+    assert!(shake(&rustls::version::TLS12).await.is_err(), "TLS 1.2");
+    // The same client is greeted in TLS 1.3; that it has no certificate is refused after its part of the handshake.
+    assert!(shake(&rustls::version::TLS13).await.is_ok(), "TLS 1.3");
     running.trigger.fire();
     running.tasks.join().await;
 }
