@@ -71,7 +71,11 @@ impl Desk<'_> {
             2 if !self.is_last_attempt() => {
                 let until = self.now().plus(self.rules.limits.temporary_failure_ms);
                 // A meter may say so and restart all the same: the next guards see that, as they do a late command.
-                let denied = Act { lost: true, ..act };
+                let denied = Act {
+                    lost: true,
+                    refuted: true,
+                    ..act
+                };
                 self.run.earlier = Some(Box::new(denied));
                 self.again("temporary failure", Some(until))
             }
@@ -83,9 +87,17 @@ impl Desk<'_> {
                 Verdict::NotAccepted,
                 format!("the meter answered {result} ({name}): permanent, not tried again; check its reset profile"),
             ),
+            // Nothing could be seen by looking, and what was said is no yes.
+            _ if !self.rules.expect.leaves_traces() => self.finish(
+                Verdict::NotAccepted,
+                format!("the meter answered {result} ({name}), and this tier leaves no trace that tells whether it acted all the same; nothing was sent again"),
+            ),
             // hardware-fault, other-reason, codes nobody defined, and "later" where no guards come later: look before
             // saying anything.
-            _ => self.lost(&format!("the meter answered {result} ({name}), which does not say whether it acted"), act),
+            _ => {
+                let refuted = result == 2;
+                self.lost(&format!("the meter answered {result} ({name}), which does not say whether it acted"), Act { refuted, ..act })
+            }
         }
     }
 

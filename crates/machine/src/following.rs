@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Acceptance, Act, Changes, Effect, Expect, Input, Kind, Mark, Millis, Moment, Party, Phase,
-    Session, Snapshot, Verdict,
+    Rules, Session, Snapshot, Verdict,
     compare::{dangers, firmware_changed, relay_changed, unread},
     pace::Pace,
     reset::{Desk, State, Turn},
@@ -221,7 +221,7 @@ impl Desk<'_> {
         let expect = &self.rules.expect;
         let act = &mut now.act;
         let acceptance = Acceptance::judge(act.before.counter, act.counter, meter);
-        act.refuted = acceptance == Acceptance::NotAccepted;
+        act.refuted |= acceptance == Acceptance::NotAccepted;
         let changes = Changes::between(&act.before, &seen);
         self.tell(
             Kind::Probe,
@@ -424,7 +424,7 @@ impl Desk<'_> {
         } else {
             Verdict::Succeeded
         };
-        let summary = summary(act, seen, self.rules.tier.name());
+        let summary = summary(act, seen, self.rules);
         let unproven = module_unproven(&self.rules.expect, act);
         Finding::Verdict(verdict, format!("{summary}{unproven}"))
     }
@@ -453,11 +453,16 @@ impl Desk<'_> {
     }
 }
 
-fn summary(act: &Act, seen: &Snapshot, tier: &str) -> String {
+fn summary(act: &Act, seen: &Snapshot, rules: &Rules) -> String {
+    let (tier, traces) = (rules.tier.name(), rules.expect.leaves_traces());
     let how = if act.refuted {
         // A late command, or a power cut at this moment: the traces do not tell which.
         format!(
-            "restarted, cause unproven: the meter's counter says that the command of the {tier} reset was not accepted; nothing was sent again"
+            "restarted, cause unproven: by its counter or its answer the meter did not accept the command of the {tier} reset; nothing was sent again"
+        )
+    } else if act.lost && !traces {
+        format!(
+            "no answer told, the meter's counter says that the command of the {tier} reset was accepted; nothing authenticates that, and this tier leaves no trace to check it by"
         )
     } else if act.lost {
         format!("no answer told, the evidence shows exactly one executed {tier} reset")

@@ -116,7 +116,7 @@ pub struct Act {
     pub counter: u32,
     /// No answer told that it was executed.
     pub lost: bool,
-    /// The meter's counter says that it was not accepted.
+    /// The meter says that it was not accepted: by its counter, or by the answer "later".
     #[serde(default)]
     pub refuted: bool,
     /// The meter was silent since.

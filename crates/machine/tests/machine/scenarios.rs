@@ -143,9 +143,8 @@ fn a_counter_that_rolls_back_is_no_proof() {
     );
 }
 
-#[test]
-fn a_soft_reset_is_judged_by_the_counter_alone() {
-    let rules = Rules {
+fn soft() -> Rules {
+    Rules {
         tier: Tier::Soft,
         expect: Expect {
             power_failure: false,
@@ -154,7 +153,36 @@ fn a_soft_reset_is_judged_by_the_counter_alone() {
             session_ends: false,
         },
         ..rules()
+    }
+}
+
+#[test]
+fn what_leaves_no_trace_is_no_success_without_a_word_for_it() {
+    let limits = Limits {
+        attempts_max: 1,
+        ..rules().limits
     };
+    let crash = vec![Fault::None, Fault::None, Fault::None, Fault::CrashBefore];
+    for (result, faults) in [(1, vec![]), (2, vec![]), (250, vec![]), (0, crash)] {
+        let mut world = World::new(Nature {
+            soft: true,
+            result,
+            // as if a release had spent one more
+            next_expected: true,
+            ..Nature::default()
+        });
+        let outcome = world.run(Rules { limits, ..soft() }, faults);
+        assert_eq!(
+            (outcome.verdict, world.executed),
+            (Some(Verdict::NotAccepted), 0),
+            "{result} {outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn a_soft_reset_is_judged_by_the_counter_alone() {
+    let rules = soft();
     let (lazy, proven) = (true, true);
     for (lazy_counter, counter_proven, fault, verdict, acts, executed) in [
         (!lazy, !proven, Fault::None, Verdict::Succeeded, 1, 1),
