@@ -68,8 +68,14 @@ impl Watcher {
                 .story(&self.row.order.reset_id, self.after, PAGE)
                 .await?
                 .into();
-            if self.lines.is_empty() && !self.wait().await {
-                return Ok(None);
+            if self.lines.is_empty() {
+                if !self.wait().await {
+                    return Ok(None);
+                }
+            // Between the two reads more may have come: a line never goes out with a row that is older than it, or the
+            // last one would come without the verdict.
+            } else if let Some(row) = store.load(&self.row.order.reset_id).await? {
+                self.row = row;
             }
         }
     }
