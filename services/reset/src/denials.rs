@@ -28,6 +28,15 @@ pub(crate) struct Denials {
     left: Arc<Notify>,
 }
 
+/// Wakes the delivery when it is dropped: also if the caller goes away while its refusal is on its way to the trail.
+struct Late<'a>(&'a Notify);
+
+impl Drop for Late<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
 impl Denials {
     pub(crate) fn new(store: Store, office: Office) -> Self {
         Self {
@@ -48,17 +57,15 @@ impl Denials {
             request_id: kit::context::new_id(),
             entry: entry.encode_to_vec(),
         };
+        let late = Late(&self.left);
         match self.store.owe_denial(&denial).await {
             Ok(true) => {}
             Ok(false) => tracing::error!("too many denials wait for the auditor: one is not kept"),
             Err(error) => tracing::error!(%error, "a denial could not be stored"),
         }
         match tokio::time::timeout(PATIENCE, self.deliver(&denial)).await {
-            Ok(Ok(())) => {}
-            late => {
-                tracing::warn!(?late, "a denial is still owed to the trail");
-                self.left.notify_one();
-            }
+            Ok(Ok(())) => std::mem::forget(late),
+            failed => tracing::warn!(?failed, "a denial is still owed to the trail"),
         }
     }
 

@@ -189,6 +189,29 @@ async fn a_refusal_reaches_the_trail_when_the_auditor_is_back() {
 }
 
 #[tokio::test]
+async fn a_refusal_reaches_the_trail_though_the_caller_has_gone() {
+    let bed = Bed::new().await;
+    bed.auditor.office().away = true;
+    let mut unknown = wish();
+    unknown.meter_id = "x-9".to_owned();
+    let mut client = bed.resets();
+    let hasty = tokio::time::timeout(
+        std::time::Duration::from_secs(1),
+        client.create_reset(unknown),
+    );
+    hasty.await.expect_err("it waits for the auditor");
+    bed.auditor.office().away = false;
+    let told = async {
+        while !bed.auditor.office().kinds().contains(&EntryKind::Denial) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), told)
+        .await
+        .expect("the denial is in the trail");
+}
+
+#[tokio::test]
 async fn policy_says_no() {
     let bed = Bed::new().await;
     bed.auditor.office().deny = true;
