@@ -17,7 +17,7 @@ use std::{
 
 use kit::{Shutdown, clock};
 use latchkey_proto::association::v1::Meter;
-use machine::{Effect, Input, Mark, Millis};
+use machine::{Effect, Input, Mark, Millis, Phase};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -184,8 +184,13 @@ impl Driver {
         shutdown: &Shutdown,
     ) -> Result<Option<Effect>, Error> {
         let now = now().max(self.floor);
+        let guards = matches!(input, Input::GuardsRead(_));
         let (machine, marks, effect) = self.row.machine.clone().step(now, input).into_parts();
         self.row.machine = machine;
+        // No command leaves in it: what becomes of it tells nothing about the session of an earlier one.
+        if guards && self.row.machine.phase() != Phase::Acting {
+            self.open = Some(std::mem::take(&mut self.row.association_id));
+        }
         let records = self.records(&marks);
         self.commit(&marks, &records, shutdown).await?;
         for mark in &marks {

@@ -64,6 +64,15 @@ impl Driver {
                     cause,
                 }
             }
+            // It may not cover what is read now: made by an older version, or from another survey. One that only reads
+            // is asked for, once; where that does not help, it was not the permit.
+            Failure::Denied(cause) if following && !self.spent => {
+                self.spent = true;
+                Input::Unreachable {
+                    party: Party::Service,
+                    cause,
+                }
+            }
             failure => failure.input(),
         }
     }

@@ -134,6 +134,27 @@ async fn an_event_log_that_was_half_cleared_is_found_out() {
     assert!(reset.detail.contains("12 -> 8"), "{}", reset.detail);
 }
 
+#[tokio::test]
+async fn a_permit_that_does_not_cover_the_evidence_is_replaced() {
+    let bed = Bed::new().await;
+    bed.meter.world().uncovered = Some(("0.0.99.98.0.255", 8));
+    let reset = bed.reset().await;
+    let reset = bed.finished(&reset.reset_id).await;
+    assert_eq!(reset.verdict(), Verdict::Succeeded, "{}", reset.detail);
+}
+
+#[tokio::test]
+async fn the_session_of_newer_guards_tells_nothing_about_an_older_command() {
+    let bed = Bed::new().await;
+    bed.meter.world().strikes.push_back(Strike::Later);
+    bed.meter.world().blink = Some("0.0.96.8.0.255");
+    let reset = bed.reset().await;
+    let reset = bed.finished(&reset.reset_id).await;
+    assert_eq!(reset.verdict(), Verdict::ZombieResolved, "{}", reset.detail);
+    assert!(reset.detail.contains("cause unproven"), "{}", reset.detail);
+    assert_eq!(bed.meter.world().acts.len(), 1);
+}
+
 /// Waits for the command to be under way, kills the service, and starts it again.
 async fn killed_in_the_act(executed: bool) -> (Bed, Verdict) {
     let mut bed = Bed::new().await;

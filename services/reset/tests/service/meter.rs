@@ -16,7 +16,7 @@ use latchkey_proto::{
         ReleaseAssociationRequest, ReleaseAssociationResponse,
         association_service_server::AssociationService, meter_service_server::MeterService,
     },
-    audit::v1::{Command, CommandService, Permit},
+    audit::v1::{Command, CommandService, Permit, Purpose},
 };
 use prost::Message as _;
 use tonic::{Code, Request, Response, Status};
@@ -51,6 +51,8 @@ pub(crate) enum Strike {
     Forgotten { executed: bool },
     /// Only the metrology board restarts.
     MetrologyOnly,
+    /// The meter says "later", and executes it all the same.
+    Later,
 }
 
 /// Everything about the one meter.
@@ -63,6 +65,10 @@ pub(crate) struct World {
     pub(crate) image_transfer: u8,
     /// Refuse every association, as a silent meter does.
     pub(crate) silent: bool,
+    /// After the reset its permit does not cover this attribute, as if an older version had asked for it.
+    pub(crate) uncovered: Option<(&'static str, i32)>,
+    /// After the reset this object cannot be read the first time.
+    pub(crate) blink: Option<&'static str>,
     power_failures: u32,
     started: Instant,
     booting_until: Instant,
@@ -114,6 +120,8 @@ impl Fake {
             relay_closed: true,
             image_transfer: 0,
             silent: false,
+            uncovered: None,
+            blink: None,
             power_failures: 3,
             // The meter has been running for a while; tests may not.
             started: now.checked_sub(Duration::from_secs(1000)).unwrap_or(now),
@@ -181,7 +189,10 @@ impl World {
                 },
             )
         })?;
-        if !session.permit.commands.contains(command) {
+        let older = self.executed > 0
+            && session.permit.purpose() == Purpose::Reset
+            && self.uncovered == Some((command.logical_name.as_str(), command.index));
+        if older || !session.permit.commands.contains(command) {
             return Err(refuse(Code::PermissionDenied, "APDU_NOT_PERMITTED"));
         }
         Ok(session.public_client)
@@ -196,7 +207,11 @@ impl World {
         if !public {
             self.counter += 1;
         }
-        let data = self.value(command);
+        let blinks = self.executed > 0 && self.blink == Some(command.logical_name.as_str());
+        let data = match blinks {
+            true => self.blink.take().and(None),
+            false => self.value(command),
+        };
         Ok(InvokeResponse {
             delivery: Delivery::Answered.into(),
             result: if data.is_some() { 0 } else { 4 },
@@ -281,13 +296,14 @@ impl World {
             }
         } else {
             self.counter = counter;
-            let result = if let Some(Strike::Result(result)) = strike {
-                result
-            } else {
-                0
+            let result = match strike {
+                Some(Strike::Result(result)) => result,
+                Some(Strike::Later) => 2,
+                _ => 0,
             };
             let ignored = [Strike::Ignored, Strike::Forgotten { executed: false }];
-            if result == 0 && !strike.is_some_and(|strike| ignored.contains(&strike)) {
+            let executes = result == 0 || strike == Some(Strike::Later);
+            if executes && !strike.is_some_and(|strike| ignored.contains(&strike)) {
                 self.execute(strike);
             }
             if strike == Some(Strike::Forgotten { executed: false }) {
