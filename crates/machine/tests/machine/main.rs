@@ -7,5 +7,6 @@
 )]
 
 mod properties;
+mod rows;
 mod scenarios;
 mod world;
