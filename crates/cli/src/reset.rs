@@ -202,6 +202,13 @@ impl Story<'_> {
                 self.output.done();
                 return Ok(reset);
             }
+            // The story may have ended with a line that was older than the verdict: there is no line left to say so.
+            let request = pb::GetResetRequest {
+                reset_id: reset.reset_id.clone(),
+            };
+            if let Ok(now) = self.client.get_reset(request).await {
+                reset = now.into_inner().reset.unwrap_or(reset);
+            }
             tokio::time::sleep(RETRY).await;
         }
     }
