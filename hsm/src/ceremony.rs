@@ -29,7 +29,7 @@ mod transcript;
 use std::collections::BTreeMap;
 
 use aws_lc_rs::digest;
-use cryptoki::context::{Function, Pkcs11};
+use cryptoki::context::{Function, Info, Pkcs11};
 use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
@@ -392,8 +392,8 @@ fn module_record(module: &Module, context: &Pkcs11) -> Result<ModuleRecord, Erro
         path: module.path().display().to_string(),
         sha256: hex::encode(digest::digest(&digest::SHA256, &library)),
         manufacturer: info.manufacturer_id().to_owned(),
-        description: info.library_description().to_owned(),
-        version: info.library_version().to_string(),
+        description: Info::library_description(&info).to_owned(),
+        version: Info::library_version(&info).to_string(),
         cryptoki_version: info.cryptoki_version().to_string(),
     })
 }
