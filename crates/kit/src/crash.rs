@@ -1,5 +1,17 @@
 //! Crash points: the lines at which a test may kill the process.
 
+/// Names the crash points of a service: a constant for each, and `CRASH_POINTS` with all of them, so that none can be
+/// missing from the test that walks them.
+#[macro_export]
+macro_rules! crash_points {
+    ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
+        $($(#[$doc])* pub(crate) const $name: &str = $value;)*
+
+        /// Every crash point of this service, for the test that walks them all.
+        pub const CRASH_POINTS: &[&str] = &[$($name),*];
+    };
+}
+
 /// In debug builds, kills this process with SIGKILL if the environment holds `LATCHKEY_CRASH_AT=name:FILE`
 /// with this name and FILE exists; FILE is removed first, so it happens once. In release builds, nothing.
 #[inline]

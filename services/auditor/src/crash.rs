@@ -1,15 +1,6 @@
 //! The lines at which a test may kill the process: before and after each durable step and each signature.
 
-macro_rules! crash_points {
-    ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
-        $($(#[$doc])* pub(crate) const $name: &str = $value;)*
-
-        /// Every crash point of the auditor, for the test that walks them all.
-        pub const CRASH_POINTS: &[&str] = &[$($name),*];
-    };
-}
-
-crash_points! {
+kit::crash_points! {
     /// Before the transaction that makes a batch of entries durable.
     BEFORE_COMMIT = "auditor.commit.before";
     /// After it, before anybody was told.

@@ -1,15 +1,6 @@
 //! The lines at which a test may kill the process: before and after each durable step and each irreversible act.
 
-macro_rules! crash_points {
-    ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
-        $($(#[$doc])* pub(crate) const $name: &str = $value;)*
-
-        /// Every crash point of custody, for the test that walks them all.
-        pub const CRASH_POINTS: &[&str] = &[$($name),*];
-    };
-}
-
-crash_points! {
+kit::crash_points! {
     /// New keys are made, their row is not.
     BEFORE_STORE_KEYS = "custody.keys.before_store";
     /// The row of new keys is there, nobody has been told.

@@ -1,15 +1,6 @@
 //! The lines at which a test may kill the process: before and after each durable step and each irreversible act.
 
-macro_rules! crash_points {
-    ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
-        $($(#[$doc])* pub(crate) const $name: &str = $value;)*
-
-        /// Every crash point of the reset service, for the test that walks them all.
-        pub const CRASH_POINTS: &[&str] = &[$($name),*];
-    };
-}
-
-crash_points! {
+kit::crash_points! {
     /// A reset is wanted, its row is not there.
     BEFORE_CREATE = "reset.create.before";
     /// The row of a new reset is there, nobody drives it.
