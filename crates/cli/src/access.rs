@@ -68,6 +68,10 @@ pub(crate) async fn connect(
 fn opened(mechanism: Mechanism) -> &'static str {
     match mechanism {
         Mechanism::HlsGmac => "association proved both ways with HLS5 and released",
+        Mechanism::HlsMd5 => "association proved both ways with HLS3 and released",
+        Mechanism::HlsSha1 => "association proved both ways with HLS4 and released",
+        Mechanism::HlsSha256 => "association proved both ways with HLS6 and released",
+        Mechanism::HlsEcdsa => "association proved both ways with HLS7 and released",
         Mechanism::Low => {
             "association opened with LOW and released; the password went in clear, and the meter proved nothing"
         }
@@ -264,6 +268,10 @@ pub(crate) fn name_of(mechanism: Mechanism) -> &'static str {
         Mechanism::None => "NONE",
         Mechanism::Low => "LOW",
         Mechanism::HlsGmac => "HLS5",
+        Mechanism::HlsMd5 => "HLS3",
+        Mechanism::HlsSha1 => "HLS4",
+        Mechanism::HlsSha256 => "HLS6",
+        Mechanism::HlsEcdsa => "HLS7",
     }
 }
 

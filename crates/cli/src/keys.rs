@@ -30,6 +30,7 @@ pub(crate) async fn run(
                 server_system_title: octets("--server-title", &titles.server_title, 8)?,
                 wrapped_encryption_key: octets("--wrapped-ek", &wrapped_ek, 24)?,
                 wrapped_authentication_key: octets("--wrapped-ak", &wrapped_ak, 24)?,
+                ..pb::ImportMeterKeysRequest::default()
             };
             import(request, session, output).await
         }
@@ -46,6 +47,7 @@ async fn generate(
         meter_id: meter.clone(),
         client_system_title: octets("--client-title", &titles.client_title, 8)?,
         server_system_title: octets("--server-title", &titles.server_title, 8)?,
+        security_suite: 0,
     };
     let response = session
         .keys()?

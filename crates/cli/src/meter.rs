@@ -117,6 +117,7 @@ fn import_request(meter_id: &str, auth: Auth, keys: &LabKeys) -> ImportLabKeysRe
         } else {
             Vec::new()
         },
+        ..ImportLabKeysRequest::default()
     }
 }
 
@@ -136,7 +137,7 @@ fn directory_entry(args: &MeterAdd) -> pb::Meter {
         protection: protection.into(),
         profile: args.profile.clone(),
         invocation_counter_name: args.invocation_counter.clone(),
-        create_time: None,
+        ..pb::Meter::default()
     }
 }
 

@@ -187,6 +187,7 @@ pub fn render(response: &Response, invocation_counter: u32) -> InvokeResponse {
         data,
         invocation_counter,
         cause: String::new(),
+        notifications: Vec::new(),
     }
 }
 

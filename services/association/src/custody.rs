@@ -46,6 +46,7 @@ impl Context {
             meter_id: terms.meter_id,
             mechanism: terms.mechanism.into(),
             protection: terms.protection.into(),
+            security: None,
         };
         let response = custody.open_context(request).await?.into_inner();
         let context = Self {

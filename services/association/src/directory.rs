@@ -103,6 +103,7 @@ impl Meter {
             profile: self.profile.clone(),
             invocation_counter_name: self.invocation_counter_name.clone(),
             create_time: Some(clock::timestamp(self.create_time)),
+            ..pb::Meter::default()
         }
     }
 

@@ -145,7 +145,11 @@ impl Opening {
                 Mechanism::None => dlms::Mechanism::None,
                 Mechanism::Low => dlms::Mechanism::Low,
                 Mechanism::HlsGmac => dlms::Mechanism::HlsGmac,
-                Mechanism::Unspecified => {
+                Mechanism::Unspecified
+                | Mechanism::HlsMd5
+                | Mechanism::HlsSha1
+                | Mechanism::HlsSha256
+                | Mechanism::HlsEcdsa => {
                     return Err(Error::Unsupported("no mechanism".to_owned()));
                 }
             },
@@ -153,7 +157,10 @@ impl Opening {
                 Protection::Plain => dlms::Protection::Plain,
                 Protection::Glo => dlms::Protection::Glo,
                 Protection::GeneralGlo => dlms::Protection::GeneralGlo,
-                Protection::Unspecified => {
+                Protection::Unspecified
+                | Protection::Ded
+                | Protection::GeneralDed
+                | Protection::GeneralCiphering => {
                     return Err(Error::Unsupported("no protection".to_owned()));
                 }
             },

@@ -241,5 +241,9 @@ fn mode(wanted: &Wanted, row: Option<&KeyRow>) -> Result<Mode, Error> {
         (_, true) if !has_keys => refused("the meter has no encryption key"),
         (Mechanism::Low, true) => Ok(Mode::Low),
         (Mechanism::HlsGmac, true) => Ok(Mode::Hls),
+        (
+            Mechanism::HlsMd5 | Mechanism::HlsSha1 | Mechanism::HlsSha256 | Mechanism::HlsEcdsa,
+            _,
+        ) => refused("the mechanism is not known here"),
     }
 }

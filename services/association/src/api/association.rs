@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use kit::{check, peer};
 use latchkey_proto::association::v1::{
-    InvokeRequest, InvokeResponse, OpenAssociationRequest, OpenAssociationResponse,
+    InvokeListRequest, InvokeListResponse, InvokeRequest, InvokeResponse, OpenAssociationRequest,
+    OpenAssociationResponse, PlanAssociationRequest, PlanAssociationResponse,
     ReleaseAssociationRequest, ReleaseAssociationResponse,
     association_service_server::AssociationService,
 };
@@ -73,7 +74,22 @@ impl AssociationService for AssociationApi {
             server_system_title: opened.server_title,
             conformance: opened.conformance,
             server_max_receive_pdu_size: opened.max_pdu.into(),
+            ..OpenAssociationResponse::default()
         }))
+    }
+
+    async fn invoke_list(
+        &self,
+        _request: Request<InvokeListRequest>,
+    ) -> Result<Response<InvokeListResponse>, Status> {
+        Err(Status::unimplemented("no lists yet"))
+    }
+
+    async fn plan_association(
+        &self,
+        _request: Request<PlanAssociationRequest>,
+    ) -> Result<Response<PlanAssociationResponse>, Status> {
+        Err(Status::unimplemented("no plans yet"))
     }
 
     async fn invoke(

@@ -148,7 +148,7 @@ impl CipherService for Custody {
                 keys.server.to_vec(),
                 keys.password.clone(),
             ),
-            Mechanism::None | Mechanism::Unspecified => (vec![], vec![], vec![]),
+            _ => (vec![], vec![], vec![]),
         };
         self.0.contexts.lock().unwrap().insert(id.clone(), request);
         Ok(Response::new(OpenContextResponse {
@@ -156,6 +156,7 @@ impl CipherService for Custody {
             client_system_title: title,
             server_system_title: server,
             calling_authentication_value: value,
+            client_certificate: vec![],
         }))
     }
 

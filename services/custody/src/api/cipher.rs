@@ -36,6 +36,7 @@ impl CipherService for Custody {
             client_system_title: opened.client_title,
             server_system_title: opened.server_title,
             calling_authentication_value: std::mem::take(&mut *opened.authentication_value),
+            client_certificate: Vec::new(),
         }))
     }
 
@@ -139,7 +140,10 @@ fn wanted(asked: OpenContextRequest) -> Result<Wanted, Error> {
         PbProtection::Plain => Some(Protection::Plain),
         PbProtection::Glo => Some(Protection::Glo),
         PbProtection::GeneralGlo => Some(Protection::GeneralGlo),
-        PbProtection::Unspecified => None,
+        PbProtection::Unspecified
+        | PbProtection::Ded
+        | PbProtection::GeneralDed
+        | PbProtection::GeneralCiphering => None,
     };
     if protection.is_none() {
         violations.check("protection", Err("is required".to_owned()));

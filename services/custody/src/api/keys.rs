@@ -4,10 +4,10 @@ use kit::{PeerName, clock};
 use latchkey_proto::{
     audit::v1::EntryKind,
     custody::v1::{
-        GenerateMeterKeysRequest, GenerateMeterKeysResponse, GetMeterKeysRequest,
-        GetMeterKeysResponse, ImportLabKeysRequest, ImportLabKeysResponse, ImportMeterKeysRequest,
-        ImportMeterKeysResponse, ListMeterKeysRequest, ListMeterKeysResponse, MeterKeys,
-        key_service_server::KeyService,
+        GenerateMeterKeysRequest, GenerateMeterKeysResponse, GetClientKeysRequest,
+        GetClientKeysResponse, GetMeterKeysRequest, GetMeterKeysResponse, ImportLabKeysRequest,
+        ImportLabKeysResponse, ImportMeterKeysRequest, ImportMeterKeysResponse,
+        ListMeterKeysRequest, ListMeterKeysResponse, MeterKeys, key_service_server::KeyService,
     },
 };
 use tonic::{Request, Response, Status};
@@ -31,6 +31,13 @@ const PASSWORD_MAX: usize = 64;
 
 #[tonic::async_trait]
 impl KeyService for Custody {
+    async fn get_client_keys(
+        &self,
+        _request: Request<GetClientKeysRequest>,
+    ) -> Result<Response<GetClientKeysResponse>, Status> {
+        Err(Status::unimplemented("no client keys yet"))
+    }
+
     async fn generate_meter_keys(
         &self,
         request: Request<GenerateMeterKeysRequest>,
@@ -225,5 +232,6 @@ fn render(row: KeyRow) -> MeterKeys {
         next_invocation_counter: row.next_counter.into(),
         create_time: Some(clock::timestamp(clock::from_micros(row.create_us))),
         source: row.source,
+        ..MeterKeys::default()
     }
 }
