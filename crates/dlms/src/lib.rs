@@ -105,6 +105,8 @@ mod conformance;
 mod data;
 mod error;
 pub mod initiate;
+#[allow(dead_code, reason = "client and meter are moved onto it next")]
+mod link;
 mod mechanism;
 pub mod meter;
 mod obis;
@@ -120,6 +122,7 @@ pub use client::{Client, ClientConfig, Effect, Event, MAX_ANSWER};
 pub use conformance::Conformance;
 pub use data::{Data, MAX_DEPTH, MAX_ELEMENTS};
 pub use error::Error;
+pub use link::LinkConfig;
 pub use mechanism::{ApplicationContext, CHALLENGE_MAX, CHALLENGE_MIN, Mechanism};
 pub use meter::{ClientAccess, Meter, MeterConfig};
 pub use obis::Obis;

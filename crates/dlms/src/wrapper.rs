@@ -36,6 +36,34 @@ impl Frame {
         out.extend_from_slice(&self.apdu);
         Ok(out)
     }
+
+    /// The one frame that a datagram holds: UDP carries exactly one APDU in each.
+    ///
+    /// # Errors
+    /// A header that is none, and an APDU that is shorter or longer than its header says: the datagram was truncated,
+    /// or something was joined to it.
+    pub fn decode(datagram: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(datagram);
+        match parse(datagram)? {
+            Some((frame, taken)) => {
+                reader.take(taken)?;
+                reader.finish()?;
+                Ok(frame)
+            }
+            None => {
+                let header = reader.take(HEADER)?;
+                let needed = match header {
+                    [.., high, low] => usize::from(u16::from_be_bytes([*high, *low])),
+                    _ => 0,
+                };
+                Err(Error::Truncated {
+                    offset: HEADER,
+                    needed,
+                    found: reader.left(),
+                })
+            }
+        }
+    }
 }
 
 /// An APDU may hold a password or a command in clear: only its length is shown.
@@ -50,7 +78,8 @@ impl core::fmt::Debug for Frame {
     }
 }
 
-/// Makes frames of a stream that splits and merges them. Holds no more than its bound.
+/// Makes frames of a stream that splits and merges them. Holds no more than its bound; a frame that would never fit it
+/// is a fault as soon as its header is there.
 #[derive(Clone)]
 pub struct Reassembler {
     held: Vec<u8>,
@@ -94,6 +123,22 @@ impl Reassembler {
         self.held.extend_from_slice(octets);
     }
 
+    /// A frame that is not whole yet must be one that can become whole.
+    fn fits(&self, found: Option<(Frame, usize)>) -> Result<Option<(Frame, usize)>, Error> {
+        let announced = match self.held.get(..HEADER) {
+            Some([.., high, low]) => usize::from(u16::from_be_bytes([*high, *low])),
+            Some(_) | None => 0,
+        };
+        if found.is_none() && announced > self.bound.saturating_sub(HEADER) {
+            return Err(Error::Bounds {
+                offset: 6,
+                expected: "no longer an APDU than the reassembler holds",
+                found: announced,
+            });
+        }
+        Ok(found)
+    }
+
     /// The next whole frame, if there is one.
     ///
     /// # Errors
@@ -106,7 +151,7 @@ impl Reassembler {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        match parse(&self.held) {
+        match parse(&self.held).and_then(|found| self.fits(found)) {
             Ok(Some((frame, taken))) => {
                 self.held.drain(..taken.min(self.held.len()));
                 Ok(Some(frame))
@@ -222,11 +267,50 @@ mod tests {
             assert_eq!(reassembler.next(), Err(fault));
         }
         let mut reassembler = Reassembler::new(10);
-        reassembler.push(&[0, 1, 0, 1, 0, 1, 0, 200]);
-        reassembler.push(&[0; 3]);
+        reassembler.push(&[0; 11]);
         assert!(matches!(
             reassembler.next(),
             Err(Error::Bounds { found: 11, .. })
         ));
+        let mut reassembler = Reassembler::new(10);
+        reassembler.push(&[0, 1, 0, 1, 0, 1, 0, 3]);
+        assert!(matches!(
+            reassembler.next(),
+            Err(Error::Bounds {
+                offset: 6,
+                found: 3,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_datagram_holds_one_frame_and_nothing_else() {
+        let whole = frame(&[7; 5]).encode().unwrap();
+        assert_eq!(Frame::decode(&whole), Ok(frame(&[7; 5])));
+        assert_eq!(
+            Frame::decode(&whole[..12]),
+            Err(Error::Truncated {
+                offset: 8,
+                needed: 5,
+                found: 4
+            })
+        );
+        assert_eq!(
+            Frame::decode(&whole[..5]),
+            Err(Error::Truncated {
+                offset: 0,
+                needed: 8,
+                found: 5
+            })
+        );
+        let joined = [whole.clone(), whole].concat();
+        assert_eq!(
+            Frame::decode(&joined),
+            Err(Error::Trailing {
+                offset: 13,
+                found: 13
+            })
+        );
     }
 }
