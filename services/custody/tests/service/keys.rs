@@ -140,6 +140,7 @@ pub(super) async fn keys_are_generated_and_listed(house: &House) {
         meter_id: "meter-0002".to_owned(),
         client_system_title: CLIENT.to_vec(),
         server_system_title: b"MMM\0\0\0\0\x02".to_vec(),
+        security_suite: 0,
     };
     let made = keys
         .generate_meter_keys(generate.clone())
@@ -200,6 +201,7 @@ pub(super) async fn wrapped_keys_are_imported(house: &House) {
         server_system_title: SERVER.to_vec(),
         wrapped_encryption_key: wrap(&ek("meter-0003")),
         wrapped_authentication_key: wrap(&AK),
+        ..ImportMeterKeysRequest::default()
     };
     let held = keys
         .import_meter_keys(request.clone())

@@ -146,6 +146,7 @@ pub fn lab_keys(meter_id: &str) -> ImportLabKeysRequest {
         encryption_key: ek(meter_id).to_vec(),
         authentication_key: AK.to_vec(),
         password: PASSWORD.to_vec(),
+        ..ImportLabKeysRequest::default()
     }
 }
 
@@ -170,6 +171,7 @@ impl Association {
             meter_id: meter_id.to_owned(),
             mechanism: how.0.into(),
             protection: how.1.into(),
+            security: None,
         };
         let opened = custody.clone().open_context(request).await?.into_inner();
         Ok(Self {

@@ -11,8 +11,9 @@ use kit::status::Fault;
 use latchkey_proto::{
     association::v1::{
         CreateMeterRequest, CreateMeterResponse, DeleteMeterRequest, DeleteMeterResponse, Delivery,
-        GetMeterRequest, GetMeterResponse, InvokeRequest, InvokeResponse, ListMetersRequest,
-        ListMetersResponse, Meter, OpenAssociationRequest, OpenAssociationResponse,
+        GetMeterRequest, GetMeterResponse, InvokeListRequest, InvokeListResponse, InvokeRequest,
+        InvokeResponse, ListMetersRequest, ListMetersResponse, Meter, OpenAssociationRequest,
+        OpenAssociationResponse, PlanAssociationRequest, PlanAssociationResponse,
         ReleaseAssociationRequest, ReleaseAssociationResponse,
         association_service_server::AssociationService, meter_service_server::MeterService,
     },
@@ -217,7 +218,7 @@ impl World {
             result: if data.is_some() { 0 } else { 4 },
             data: data.map(|data| data.encode()).unwrap_or_default(),
             invocation_counter: if public { 0 } else { self.counter },
-            cause: String::new(),
+            ..InvokeResponse::default()
         })
     }
 
@@ -384,7 +385,22 @@ impl AssociationService for Fake {
             server_system_title: b"LKM00001".to_vec(),
             conformance: 0x0000_101D,
             server_max_receive_pdu_size: 1024,
+            ..OpenAssociationResponse::default()
         }))
+    }
+
+    async fn invoke_list(
+        &self,
+        _request: Request<InvokeListRequest>,
+    ) -> Result<Response<InvokeListResponse>, Status> {
+        Err(Status::unimplemented("this meter takes no lists"))
+    }
+
+    async fn plan_association(
+        &self,
+        _request: Request<PlanAssociationRequest>,
+    ) -> Result<Response<PlanAssociationResponse>, Status> {
+        Err(Status::unimplemented("this meter has no plan"))
     }
 
     async fn invoke(
