@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::security::{Protection, SystemTitle};
+use crate::mechanism::Mechanism;
+use crate::security::{Protection, SecurityControl, Suite, SystemTitle};
 
 /// Names a job within one association. The result goes back with it; a result for any other job is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,36 +31,64 @@ pub struct CipherJob {
 #[derive(Clone, PartialEq, Eq)]
 pub enum CipherOp {
     /// Cipher a plaintext APDU with the next invocation counter: result [`CipherOutput::Apdu`].
+    ///
+    /// With [`Protection::Plain`] and no signature the executor may refuse the command; else it hands the APDU back as
+    /// it is, with counter 0. With [`Protection::Ded`] and [`Protection::GeneralDed`] the executor makes the dedicated
+    /// key itself and puts it into the InitiateRequest before it ciphers that: the association never sees it.
     Protect {
         /// The plaintext APDU.
         apdu: Vec<u8>,
-        /// Its form; the tag is [`Protection::tag`] of the first octet, the control octet is `AUTH_ENC`.
+        /// Its form; the tag is [`Protection::tag`] of the first octet.
         protection: Protection,
+        /// Suite, authentication, encryption and key set.
+        control: SecurityControl,
+        /// Whether the ciphered (or plain) APDU is put into general-signing. Initiate APDUs never are.
+        signed: bool,
     },
     /// Check the tag, check that the peer's counter is above the last, decipher: result [`CipherOutput::Apdu`].
+    ///
+    /// What is protected less than asked, or otherwise, is refused.
     Unprotect {
         /// The ciphered APDU.
         apdu: Vec<u8>,
         /// Who sent it.
         peer_title: SystemTitle,
+        /// The form it must have.
+        protection: Protection,
+        /// The security control it must have.
+        control: SecurityControl,
+        /// Whether it must be in general-signing.
+        signed: bool,
     },
-    /// Compute one's own HLS5 token over the peer's challenge, with a counter of its own: result [`CipherOutput::Token`].
+    /// Compute one's own answer to the peer's challenge: result [`CipherOutput::Token`].
     Answer {
+        /// 3 to 7, but 2.
+        mechanism: Mechanism,
         /// The peer's challenge.
         challenge: Vec<u8>,
+        /// One's own: HLS 6 and 7 answer over both.
+        own_challenge: Vec<u8>,
         /// The peer.
         peer_title: SystemTitle,
+        /// The suite: of the control octet of HLS 5, of the curve of HLS 7.
+        suite: Suite,
     },
-    /// Check the peer's HLS5 token over one's own challenge: result [`CipherOutput::Verified`].
+    /// Check the peer's answer to one's own challenge: result [`CipherOutput::Verified`].
     ///
-    /// The token's counter is the one of the APDU that carried it, or below it: only the APDU's must rise.
+    /// The counter of an HLS5 token is the one of the APDU that carried it, or below it: only the APDU's must rise.
     Verify {
-        /// SC || IC || T.
+        /// 3 to 7, but 2.
+        mechanism: Mechanism,
+        /// What the peer answered.
         token: Vec<u8>,
         /// One's own challenge.
         challenge: Vec<u8>,
+        /// The peer's.
+        peer_challenge: Vec<u8>,
         /// The peer.
         peer_title: SystemTitle,
+        /// The suite.
+        suite: Suite,
     },
 }
 
@@ -67,14 +96,37 @@ pub enum CipherOp {
 impl fmt::Debug for CipherOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Protect { apdu, protection } => {
-                write!(f, "Protect({} octets, {protection:?})", apdu.len())
-            }
-            Self::Unprotect { apdu, peer_title } => {
-                write!(f, "Unprotect({} octets of {peer_title})", apdu.len())
-            }
-            Self::Answer { peer_title, .. } => write!(f, "Answer({peer_title})"),
-            Self::Verify { peer_title, .. } => write!(f, "Verify({peer_title})"),
+            Self::Protect {
+                apdu,
+                protection,
+                control,
+                signed,
+            } => write!(
+                f,
+                "Protect({} octets, {protection:?}, {control:?}, signed: {signed})",
+                apdu.len()
+            ),
+            Self::Unprotect {
+                apdu,
+                peer_title,
+                protection,
+                control,
+                signed,
+            } => write!(
+                f,
+                "Unprotect({} octets of {peer_title}, {protection:?}, {control:?}, signed: {signed})",
+                apdu.len()
+            ),
+            Self::Answer {
+                mechanism,
+                peer_title,
+                ..
+            } => write!(f, "Answer({mechanism:?}, {peer_title})"),
+            Self::Verify {
+                mechanism,
+                peer_title,
+                ..
+            } => write!(f, "Verify({mechanism:?}, {peer_title})"),
         }
     }
 }
@@ -84,9 +136,9 @@ impl fmt::Debug for CipherOp {
 pub enum CipherOutput {
     /// The ciphered or deciphered APDU, and the invocation counter it carries.
     Apdu(Vec<u8>, u32),
-    /// An HLS5 token, 17 octets.
+    /// The answer to a challenge: 16 octets (HLS 3), 20 (4), 17 (5, SC || IC || T), 32 (6), 64 or 96 (7).
     Token(Vec<u8>),
-    /// The token is right.
+    /// The peer's answer is right.
     Verified,
 }
 

@@ -421,7 +421,12 @@ impl Client {
 
     fn protect(&mut self, apdu: Vec<u8>) -> JobId {
         let protection = self.config.protection;
-        self.job(CipherOp::Protect { apdu, protection })
+        self.job(CipherOp::Protect {
+            apdu,
+            protection,
+            control: SecurityControl::AUTH_ENC,
+            signed: false,
+        })
     }
 
     /// The APDU of a `Protect` job, if it is ciphered as asked: a clear one must not leave by mistake.

@@ -126,7 +126,9 @@ pub use link::LinkConfig;
 pub use mechanism::{ApplicationContext, CHALLENGE_MAX, CHALLENGE_MIN, Mechanism};
 pub use meter::{ClientAccess, Meter, MeterConfig};
 pub use obis::Obis;
-pub use security::{Ciphered, GmacToken, Protection, SecurityControl, SystemTitle};
+pub use security::{
+    Ciphered, GmacToken, KeyChoice, Protection, SecurityControl, Suite, SystemTitle,
+};
 pub use selection::Selection;
 pub use service::{Attribute, Command, Exception, InvokeId, Method, Request, Response};
 pub use status::{ActionResult, DataAccessResult, Retry};

@@ -12,7 +12,7 @@ use crate::cipher::{CipherFailure, CipherJob, CipherOp, CipherOutput, JobId};
 use crate::conformance::Conformance;
 use crate::error::Error;
 use crate::mechanism::Mechanism;
-use crate::security::{Protection, SystemTitle};
+use crate::security::{Protection, SecurityControl, SystemTitle};
 use crate::service::{Exception, Request, Response};
 use crate::wrapper::{Frame, Reassembler};
 use state::State;
@@ -312,7 +312,12 @@ impl Meter {
     }
 
     fn protect(&mut self, apdu: Vec<u8>, protection: Protection) -> JobId {
-        self.job(CipherOp::Protect { apdu, protection })
+        self.job(CipherOp::Protect {
+            apdu,
+            protection,
+            control: SecurityControl::AUTH_ENC,
+            signed: false,
+        })
     }
 
     /// An answer never exceeds what the client receives; one that would not fit a frame is replaced by an exception.

@@ -10,6 +10,12 @@ use crate::error::Error;
 pub const TAG: usize = 12;
 /// Tag octet of general-glo-ciphering.
 pub const GENERAL_GLO: u8 = 0xDB;
+/// Tag octet of general-ded-ciphering.
+pub const GENERAL_DED: u8 = 0xDC;
+/// Tag octet of general-ciphering.
+pub const GENERAL_CIPHERING: u8 = 0xDD;
+/// Tag octet of general-signing.
+pub const GENERAL_SIGNING: u8 = 0xDF;
 
 /// The eight octets that name a client or a server in ciphering: three of the manufacturer, five of the device.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +63,75 @@ impl fmt::Debug for SystemTitle {
     }
 }
 
+/// A security suite: the algorithms and key lengths of an association (IEC 62056-5-3, security suites).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Suite {
+    /// 0: AES-GCM-128, AES-128 key wrap; no signatures, no key agreement.
+    #[default]
+    Suite0,
+    /// 1: as 0, with ECDSA and ECDH on P-256 and SHA-256.
+    Suite1,
+    /// 2: AES-GCM-256, AES-256 key wrap, ECDSA and ECDH on P-384, SHA-384.
+    Suite2,
+}
+
+impl Suite {
+    /// From its id, bits 0..3 of the security control octet.
+    #[must_use]
+    pub const fn from_id(id: u8) -> Option<Self> {
+        match id {
+            0 => Some(Self::Suite0),
+            1 => Some(Self::Suite1),
+            2 => Some(Self::Suite2),
+            _ => None,
+        }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(self) -> u8 {
+        match self {
+            Self::Suite0 => 0,
+            Self::Suite1 => 1,
+            Self::Suite2 => 2,
+        }
+    }
+
+    /// Octets of its symmetric keys: GUEK, GBEK, GAK, KEK and dedicated key.
+    #[must_use]
+    pub const fn key_len(self) -> usize {
+        match self {
+            Self::Suite0 | Self::Suite1 => 16,
+            Self::Suite2 => 32,
+        }
+    }
+
+    /// Octets of a wrapped key (RFC 3394).
+    #[must_use]
+    pub const fn wrapped_len(self) -> usize {
+        match self {
+            Self::Suite0 | Self::Suite1 => 24,
+            Self::Suite2 => 40,
+        }
+    }
+
+    /// Octets of a signature, r and s of the same length; 0 where the suite has none.
+    #[must_use]
+    pub const fn signature_len(self) -> usize {
+        match self {
+            Self::Suite0 => 0,
+            Self::Suite1 => 64,
+            Self::Suite2 => 96,
+        }
+    }
+
+    /// Octets of a public key, x and y of the same length, without the leading 04; 0 where the suite has none.
+    #[must_use]
+    pub const fn public_key_len(self) -> usize {
+        self.signature_len()
+    }
+}
+
 /// The security control octet: suite in bits 0..3, A bit 4, E bit 5, broadcast key bit 6, compression bit 7.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SecurityControl(u8);
@@ -73,6 +148,20 @@ impl SecurityControl {
     #[must_use]
     pub const fn new(octet: u8) -> Self {
         Self(octet)
+    }
+
+    /// Of a suite, authenticated, encrypted, both or neither; unicast key, no compression.
+    #[must_use]
+    pub const fn of(suite: Suite, authenticated: bool, encrypted: bool) -> Self {
+        let a = if authenticated { 0x10 } else { 0 };
+        let e = if encrypted { 0x20 } else { 0 };
+        Self(suite.id() | a | e)
+    }
+
+    /// Its suite; nothing for the ids 3..15, which no suite has.
+    #[must_use]
+    pub const fn suite(self) -> Option<Suite> {
+        Suite::from_id(self.0 & 0x0F)
     }
 
     /// The octet.
@@ -92,6 +181,18 @@ impl SecurityControl {
     pub const fn is_encrypted(self) -> bool {
         self.0 & 0x20 != 0
     }
+
+    /// Whether the broadcast key is used instead of the unicast one (bit 6).
+    #[must_use]
+    pub const fn is_broadcast(self) -> bool {
+        self.0 & 0x40 != 0
+    }
+
+    /// Whether the plaintext is compressed (bit 7). Nobody here speaks it: such an APDU is refused.
+    #[must_use]
+    pub const fn is_compressed(self) -> bool {
+        self.0 & 0x80 != 0
+    }
 }
 
 impl fmt::Debug for SecurityControl {
@@ -100,54 +201,111 @@ impl fmt::Debug for SecurityControl {
     }
 }
 
-/// How the APDUs of an association are protected.
+/// Which key a general-ciphering APDU is under, and how its receiver comes to it (IEC 62056-5-3, Key-Info).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyChoice {
+    /// A global key that both sides hold, named by its id.
+    Identified,
+    /// A key made for this APDU, wrapped under the KEK.
+    Wrapped,
+    /// A key agreed by one-pass Diffie-Hellman, C(1e, 1s): the APDU carries a signed ephemeral public key. Suites 1, 2.
+    OnePass,
+    /// A key agreed by static unified Diffie-Hellman, C(0e, 2s): the APDU carries nothing but its number. Suites 1, 2.
+    Static,
+}
+
+/// In which form the APDUs of an association are ciphered. What is done to them (authenticated, encrypted, both) is
+/// for [`SecurityControl`] to say, and whether they are signed as well, for [`crate::CipherOp`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protection {
     /// Not ciphered.
     Plain,
-    /// Authenticated and encrypted, with the service-specific global tags.
+    /// With the global key and the service-specific global tags.
     Glo,
-    /// Authenticated and encrypted, in general-glo-ciphering.
+    /// With the global key, in general-glo-ciphering.
     GeneralGlo,
+    /// With the dedicated key and the service-specific dedicated tags.
+    Ded,
+    /// With the dedicated key, in general-ded-ciphering.
+    GeneralDed,
+    /// In general-ciphering.
+    GeneralCiphering(KeyChoice),
 }
 
 impl Protection {
     /// Whether APDUs are ciphered.
     #[must_use]
     pub const fn is_ciphered(self) -> bool {
-        match self {
-            Self::Plain => false,
-            Self::Glo | Self::GeneralGlo => true,
-        }
+        !matches!(self, Self::Plain)
+    }
+
+    /// Whether they are under the dedicated key.
+    #[must_use]
+    pub const fn is_dedicated(self) -> bool {
+        matches!(self, Self::Ded | Self::GeneralDed)
+    }
+
+    /// Whether the form is a general one, that the conformance bit general-protection grants.
+    #[must_use]
+    pub const fn is_general(self) -> bool {
+        matches!(
+            self,
+            Self::GeneralGlo | Self::GeneralDed | Self::GeneralCiphering(_)
+        )
     }
 
     /// The tag that a plaintext APDU with this tag gets; nothing if it is not ciphered or cannot be.
     ///
-    /// Initiate APDUs always get their service-specific tag: every peer expects it inside AARQ and AARE.
+    /// Initiate APDUs always get their service-specific global tag: every peer expects it inside AARQ and AARE.
     #[must_use]
     pub const fn tag(self, plain_tag: u8) -> Option<u8> {
         match (self, glo_tag(plain_tag)) {
             (Self::Plain, _) | (_, None) => None,
-            (Self::Glo, Some(glo)) => Some(glo),
-            (Self::GeneralGlo, Some(glo)) => match glo {
-                0x21 | 0x28 | 0x2E => Some(glo),
-                _ => Some(GENERAL_GLO),
-            },
+            (_, Some(glo @ (0x21 | 0x28 | 0x2E))) | (Self::Glo, Some(glo)) => Some(glo),
+            (Self::Ded, Some(glo)) => Some(glo.saturating_add(8)),
+            (Self::GeneralGlo, Some(_)) => Some(GENERAL_GLO),
+            (Self::GeneralDed, Some(_)) => Some(GENERAL_DED),
+            (Self::GeneralCiphering(_), Some(_)) => Some(GENERAL_CIPHERING),
         }
     }
 
-    /// How many octets the protection adds to an APDU of this length, at most.
+    /// How many octets the protection adds to an APDU of this length: exactly, for the forms as this crate makes them.
     #[must_use]
-    pub fn overhead(self, plain: usize) -> usize {
-        // tag, length, control, counter, authentication tag; the general form also has the title and its length
-        let fixed: usize = match self {
+    pub fn overhead(self, control: SecurityControl, plain: usize) -> usize {
+        let head: usize = match self {
             Self::Plain => return 0,
-            Self::Glo => 1 + 1 + 4 + TAG,
-            Self::GeneralGlo => 1 + 9 + 1 + 4 + TAG,
+            Self::Glo | Self::Ded => 1,
+            Self::GeneralGlo | Self::GeneralDed => 1 + 9,
+            Self::GeneralCiphering(choice) => {
+                GENERAL_HEAD.saturating_add(choice.octets(control.suite().unwrap_or_default()))
+            }
         };
-        fixed.saturating_add(length_of_length(plain.saturating_add(5 + TAG)))
+        let tag = if control.is_authenticated() { TAG } else { 0 };
+        // control octet, counter, authentication tag
+        let inner = tag.saturating_add(5);
+        head.saturating_add(inner)
+            .saturating_add(length_of_length(plain.saturating_add(inner)))
     }
 }
+
+impl KeyChoice {
+    /// Octets of the key-info, with its presence octet.
+    const fn octets(self, suite: Suite) -> usize {
+        match self {
+            Self::Identified => 1 + 1 + 1,
+            Self::Wrapped => suite.wrapped_len().saturating_add(1 + 1 + 1 + 1),
+            Self::OnePass => {
+                let data = suite.public_key_len().saturating_add(suite.signature_len());
+                data.saturating_add(1 + 1 + 2 + if data < 0x80 { 1 } else { 2 })
+            }
+            Self::Static => 1 + 1 + 2 + 1,
+        }
+    }
+}
+
+/// Octets before the key-info of a general APDU as this crate makes it: the tag, a transaction id and two titles of
+/// 8 octets each, no date-time and no other information.
+const GENERAL_HEAD: usize = 1 + 3 * 9 + 1 + 1;
 
 /// A ciphered APDU, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -393,7 +551,7 @@ mod tests {
                 };
                 assert_eq!(
                     ciphered.encode().len(),
-                    plain + protection.overhead(plain),
+                    plain + protection.overhead(SecurityControl::AUTH_ENC, plain),
                     "{plain}"
                 );
             }

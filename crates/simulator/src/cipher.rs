@@ -103,8 +103,12 @@ impl SoftCipher {
         counters: &mut Counters,
     ) -> Result<CipherOutput, CipherFailure> {
         match op {
-            CipherOp::Protect { apdu, protection } => self.protect(apdu, *protection, counters),
-            CipherOp::Unprotect { apdu, peer_title } => self.unprotect(apdu, *peer_title, counters),
+            CipherOp::Protect {
+                apdu, protection, ..
+            } => self.protect(apdu, *protection, counters),
+            CipherOp::Unprotect {
+                apdu, peer_title, ..
+            } => self.unprotect(apdu, *peer_title, counters),
             CipherOp::Answer { challenge, .. } => {
                 let counter = counters.next()?;
                 let tag = self.gmac(self.own, counter, challenge)?;
@@ -119,6 +123,7 @@ impl SoftCipher {
                 token,
                 challenge,
                 peer_title,
+                ..
             } => self.verify(token, challenge, *peer_title),
         }
     }
@@ -253,6 +258,8 @@ mod tests {
         let op = CipherOp::Protect {
             apdu: vec![0xC0, 1, 0xC1],
             protection,
+            control: SecurityControl::AUTH_ENC,
+            signed: false,
         };
         let CipherOutput::Apdu(apdu, _) = cipher.run(&op, counters).unwrap() else {
             panic!("no APDU")
@@ -269,6 +276,9 @@ mod tests {
             &CipherOp::Unprotect {
                 apdu,
                 peer_title: SystemTitle::new(CLIENT),
+                protection: Protection::Glo,
+                control: SecurityControl::AUTH_ENC,
+                signed: false,
             },
             counters,
         )
@@ -353,7 +363,10 @@ mod tests {
         let mut counters = Counters::default();
         let challenge = vec![1; 16];
         let answer = CipherOp::Answer {
+            mechanism: dlms::Mechanism::HlsGmac,
             challenge: challenge.clone(),
+            own_challenge: vec![2; 16],
+            suite: dlms::Suite::Suite0,
             peer_title: SystemTitle::new(SERVER),
         };
         let CipherOutput::Token(token) = client.run(&answer, &mut counters).unwrap() else {
@@ -361,8 +374,11 @@ mod tests {
         };
         let verify = |cipher: &SoftCipher, challenge: &[u8], peer| {
             let op = CipherOp::Verify {
+                mechanism: dlms::Mechanism::HlsGmac,
                 token: token.clone(),
                 challenge: challenge.to_vec(),
+                peer_challenge: vec![2; 16],
+                suite: dlms::Suite::Suite0,
                 peer_title: SystemTitle::new(peer),
             };
             cipher.run(&op, &mut Counters::default())
@@ -393,6 +409,8 @@ mod tests {
         let op = CipherOp::Protect {
             apdu: vec![0xC0],
             protection: Protection::Glo,
+            control: SecurityControl::AUTH_ENC,
+            signed: false,
         };
         assert_eq!(
             client.run(&op, &mut counters),

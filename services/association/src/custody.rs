@@ -77,6 +77,7 @@ impl Context {
             CipherOp::Answer {
                 challenge,
                 peer_title,
+                ..
             } => {
                 let request = AnswerChallengeRequest {
                     context_id: self.id.clone(),

@@ -9,7 +9,7 @@ use crate::cause::{Awaiting, Cause};
 use crate::cipher::{CipherFailure, CipherOp, CipherOutput};
 use crate::data::Data;
 use crate::error::Error;
-use crate::security::GmacToken;
+use crate::security::{GmacToken, SecurityControl, Suite};
 use crate::service::{Command, EXCEPTION, InvokeId, Method, Request, Response};
 use crate::status::{ActionResult, DataAccessResult};
 
@@ -31,7 +31,11 @@ enum Next {
 impl Client {
     /// What the meter receives at most counts the ciphering.
     pub(super) fn check_length(&self, session: &Session, plain: usize) -> Result<(), Error> {
-        let found = plain.saturating_add(self.config.protection.overhead(plain));
+        let found = plain.saturating_add(
+            self.config
+                .protection
+                .overhead(SecurityControl::AUTH_ENC, plain),
+        );
         let limit = match session.max_pdu {
             0 => usize::from(u16::MAX),
             limit => usize::from(limit),
@@ -104,7 +108,13 @@ impl Client {
         }
         match check_ciphered(&apdu, peer_title) {
             Ok(tag) => {
-                let job = self.job(CipherOp::Unprotect { apdu, peer_title });
+                let job = self.job(CipherOp::Unprotect {
+                    apdu,
+                    peer_title,
+                    protection: self.config.protection,
+                    control: SecurityControl::AUTH_ENC,
+                    signed: false,
+                });
                 State::Unprotecting {
                     job,
                     deadline,
@@ -230,9 +240,12 @@ impl Client {
         };
         let challenge = self.config.authentication_value.clone();
         let job = self.job(CipherOp::Verify {
+            mechanism: self.config.mechanism,
             token,
             challenge,
+            peer_challenge: Vec::new(),
             peer_title,
+            suite: Suite::Suite0,
         });
         State::Verifying { job, session }
     }

@@ -11,7 +11,7 @@ use crate::conformance::Conformance;
 use crate::initiate::{ConfirmedServiceError, DLMS_VERSION, InitiateRequest, InitiateResponse};
 use crate::mechanism::{ApplicationContext, CHALLENGE_MAX, CHALLENGE_MIN, Mechanism};
 use crate::security::{
-    Ciphered, GENERAL_GLO, Protection, SecurityControl, SystemTitle, is_ciphered, plain_tag,
+    Ciphered, GENERAL_GLO, SecurityControl, Suite, SystemTitle, is_ciphered, plain_tag,
 };
 use crate::service::{EXCEPTION, InvokeId, Response};
 
@@ -61,9 +61,10 @@ impl Client {
     }
 
     fn proposed(&self) -> Conformance {
-        match self.config.protection {
-            Protection::Plain | Protection::Glo => self.config.conformance,
-            Protection::GeneralGlo => self.config.conformance | Conformance::GENERAL_PROTECTION,
+        if self.config.protection.is_general() {
+            self.config.conformance | Conformance::GENERAL_PROTECTION
+        } else {
+            self.config.conformance
         }
     }
 
@@ -116,6 +117,9 @@ impl Client {
                     let job = self.job(CipherOp::Unprotect {
                         apdu: information,
                         peer_title,
+                        protection: self.config.protection,
+                        control: SecurityControl::AUTH_ENC,
+                        signed: false,
                     });
                     State::UnprotectingInitiate { job, tag, grant }
                 }
@@ -235,8 +239,11 @@ impl Client {
         match (grant.challenge, session.server_title) {
             (Some(challenge), Some(peer_title)) => {
                 let job = self.job(CipherOp::Answer {
+                    mechanism: self.config.mechanism,
                     challenge,
+                    own_challenge: self.config.authentication_value.clone(),
                     peer_title,
+                    suite: Suite::Suite0,
                 });
                 State::Answering { job, session }
             }

@@ -67,6 +67,9 @@ impl Meter {
                 let job = self.job(CipherOp::Unprotect {
                     apdu: information,
                     peer_title,
+                    protection: Protection::Glo,
+                    control: SecurityControl::AUTH_ENC,
+                    signed: false,
                 });
                 State::UnprotectingInitiate { job, tag, opening }
             }
@@ -306,6 +309,9 @@ impl Meter {
                 let job = self.job(CipherOp::Unprotect {
                     apdu: information,
                     peer_title,
+                    protection: Protection::Glo,
+                    control: SecurityControl::AUTH_ENC,
+                    signed: false,
                 });
                 State::UnprotectingRelease {
                     job,

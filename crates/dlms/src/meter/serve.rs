@@ -9,7 +9,7 @@ use crate::cipher::{CipherFailure, CipherOp, CipherOutput};
 use crate::conformance::Conformance;
 use crate::data::Data;
 use crate::error::Error;
-use crate::security::{GENERAL_GLO, GmacToken, Protection};
+use crate::security::{GENERAL_GLO, GmacToken, Protection, SecurityControl, Suite};
 use crate::service::{Exception, InvokeId, Method, Request, Response};
 use crate::status::{ActionResult, DataAccessResult};
 
@@ -33,6 +33,9 @@ impl Meter {
                 let job = self.job(CipherOp::Unprotect {
                     apdu: apdu.to_vec(),
                     peer_title,
+                    protection: in_kind(tag),
+                    control: SecurityControl::AUTH_ENC,
+                    signed: false,
                 });
                 State::Unprotecting {
                     job,
@@ -56,11 +59,7 @@ impl Meter {
         result: Result<CipherOutput, CipherFailure>,
     ) -> State {
         // Answered in kind, whatever was negotiated: clients are known that always send one form.
-        let protection = if tag == GENERAL_GLO {
-            Protection::GeneralGlo
-        } else {
-            Protection::Glo
-        };
+        let protection = in_kind(tag);
         match unprotected(tag, result) {
             Ok(apdu) => self.serve(session, phase, protection, &apdu),
             Err(failure) => {
@@ -134,9 +133,12 @@ impl Meter {
             {
                 let Challenges { client, server } = challenges;
                 let job = self.job(CipherOp::Verify {
+                    mechanism: session.mechanism,
                     token,
                     challenge: server,
+                    peer_challenge: client.clone(),
                     peer_title,
+                    suite: Suite::Suite0,
                 });
                 State::Verifying {
                     job,
@@ -161,8 +163,11 @@ impl Meter {
         match (result, session.client_title) {
             (Ok(CipherOutput::Verified), Some(peer_title)) => {
                 let job = self.job(CipherOp::Answer {
+                    mechanism: session.mechanism,
                     challenge,
+                    own_challenge: Vec::new(),
                     peer_title,
+                    suite: Suite::Suite0,
                 });
                 State::Answering {
                     job,
@@ -363,7 +368,16 @@ fn room(session: &Session, protection: Protection) -> usize {
         0 => usize::from(u16::MAX),
         limit => usize::from(limit),
     };
-    limit.saturating_sub(protection.overhead(limit))
+    limit.saturating_sub(protection.overhead(SecurityControl::AUTH_ENC, limit))
+}
+
+/// The form of an answer: that of its request.
+const fn in_kind(tag: u8) -> Protection {
+    if tag == GENERAL_GLO {
+        Protection::GeneralGlo
+    } else {
+        Protection::Glo
+    }
 }
 
 /// A service that is not there, or a request that cannot be read.

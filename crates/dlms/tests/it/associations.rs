@@ -69,6 +69,7 @@ fn every_mechanism_with_every_protection() {
             Protection::Plain => &[0xC0, 0xC4, 0xC1, 0xC5, 0xC3, 0xC7],
             Protection::Glo => &[0xC8, 0xCC, 0xC9, 0xCD, 0xCB, 0xCF],
             Protection::GeneralGlo => &[0xDB; 6],
+            other => panic!("{other:?} is not in this table"),
         };
         let passes = if mechanism == Mechanism::HlsGmac {
             2

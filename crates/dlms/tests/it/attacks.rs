@@ -520,6 +520,8 @@ fn nothing_secret_is_shown() {
     let op = dlms::CipherOp::Protect {
         apdu: b"12345678".to_vec(),
         protection: Protection::Glo,
+        control: SecurityControl::AUTH_ENC,
+        signed: false,
     };
     shown += &format!("{op:?} {:?}", CipherOutput::Apdu(b"12345678".to_vec(), 1));
     for secret in ["12345678", "49, 50, 51", "3132"] {

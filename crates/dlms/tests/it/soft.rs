@@ -99,14 +99,18 @@ impl Soft {
             return Err(failure);
         }
         match op {
-            CipherOp::Protect { apdu, protection } => {
+            CipherOp::Protect {
+                apdu, protection, ..
+            } => {
                 self.sent += 1;
                 Ok(CipherOutput::Apdu(
                     self.protect(&apdu, protection, self.sent),
                     self.sent,
                 ))
             }
-            CipherOp::Unprotect { apdu, peer_title } => self.unprotect(&apdu, peer_title),
+            CipherOp::Unprotect {
+                apdu, peer_title, ..
+            } => self.unprotect(&apdu, peer_title),
             CipherOp::Answer { challenge, .. } => {
                 self.sent += u32::from(!self.token_shares_counter);
                 let counter = self.sent + u32::from(self.token_shares_counter);
@@ -116,6 +120,7 @@ impl Soft {
                 token,
                 challenge,
                 peer_title,
+                ..
             } => {
                 let token = GmacToken::decode(&token).unwrap();
                 let aad = aad(token.control, &self.ak, &challenge);
