@@ -1,6 +1,7 @@
-"""Reads a meter over HLS5 with gurux-dlms 1.0.203, a client that is not ours, and prints what it read as one JSON object.
+"""Reads a meter with gurux-dlms 1.0.203, a client that is not ours, and prints what it read as one JSON object.
 
-    gurux_client.py ADDRESS:PORT LAB_KEYS [--protection glo|general-glo] [--reset SCRIPT]
+    gurux_client.py ADDRESS:PORT LAB_KEYS [--auth none|low|hls5|hls6|hls7] [--protection plain|glo|general-glo]
+                    [--transport tcp|udp|hdlc] [--information N] [--reset SCRIPT]
 
 The invocation counter is read first, in clear, by the public client. --reset executes a script of 0.0.10.1.0.255.
 
@@ -18,6 +19,7 @@ import sys
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from gurux_dlms import GXByteBuffer, GXReplyData
 from gurux_dlms.enums import Authentication, Conformance, DataType, InterfaceType, ObjectType, Security
+from gurux_dlms.ecdsa import GXPrivateKey, GXPublicKey
 from gurux_dlms.GXCiphering import GXCiphering
 from gurux_dlms.objects import (
     GXDLMSAssociationLogicalName, GXDLMSClock, GXDLMSData, GXDLMSDisconnectControl, GXDLMSProfileGeneric,
@@ -27,6 +29,8 @@ from gurux_dlms.secure import GXDLMSSecureClient
 
 GENERAL_GLO = 0xDB
 AUTH_ENC = 0x30
+AUTHS = {"none": Authentication.NONE, "low": Authentication.LOW, "hls5": Authentication.HIGH_GMAC,
+         "hls6": Authentication.HIGH_SHA256, "hls7": Authentication.HIGH_ECDSA}
 seen = {"general-glo": 0, "glo": 0, "counters": []}
 
 
@@ -62,7 +66,7 @@ def checked_decrypt(_cls, settings, parameter, data):
         raise ValueError("trailing octets after a ciphered APDU")
     control = octets[at]
     counter = struct.unpack(">I", octets[at + 1:at + 5])[0]
-    if control != AUTH_ENC:
+    if control != AUTH_ENC | settings.cipher.securitySuite:
         raise ValueError(f"security control {control:02X}")
     if seen["counters"] and counter <= seen["counters"][-1]:
         raise ValueError(f"the meter's counter {counter} does not rise")
@@ -81,12 +85,22 @@ def checked_decrypt(_cls, settings, parameter, data):
 
 
 class Meter:
-    def __init__(self, address, client):
+    def __init__(self, address, client, transport="tcp"):
         host, port = address.rsplit(":", 1)
-        self.client = client
-        self.socket = socket.create_connection((host, int(port)), timeout=10)
+        self.client, self.transport = client, transport
+        kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
+        self.socket = socket.socket(socket.AF_INET, kind)
+        self.socket.settimeout(10)
+        self.socket.connect((host, int(port)))
+        if transport == "hdlc":
+            self.client.parseUAResponse(self.ask(self.client.snrmRequest()).data)
 
     def frame(self):
+        if self.transport == "udp":
+            return self.socket.recv(65535)
+        if self.transport == "hdlc":
+            head = self.exactly(3)
+            return head + self.exactly((struct.unpack(">H", head[1:])[0] & 0x7FF) - 1)
         header = self.exactly(8)
         return header + self.exactly(struct.unpack(">H", header[6:])[0])
 
@@ -131,31 +145,51 @@ class Meter:
         release = self.client.releaseRequest()
         if release:
             self.ask(release)
+        if self.transport == "hdlc":
+            self.ask(self.client.disconnectRequest())
         self.socket.close()
 
 
-def invocation_counter(address):
-    client = GXDLMSSecureClient(True, 16, 1, Authentication.NONE, None, InterfaceType.WRAPPER)
-    meter = Meter(address, client)
+def new_client(args, sap, auth):
+    interface = InterfaceType.HDLC if args.transport == "hdlc" else InterfaceType.WRAPPER
+    client = GXDLMSSecureClient(True, sap, 1, auth, None, interface)
+    if args.transport == "hdlc":
+        client.hdlcSettings.maxInfoTX = client.hdlcSettings.maxInfoRX = args.information
+    return client
+
+
+def invocation_counter(args):
+    meter = Meter(args.address, new_client(args, 16, Authentication.NONE), args.transport)
     meter.open()
     counter = meter.read(GXDLMSData("0.0.43.1.0.255"), 2)
     meter.close()
     return counter
 
 
-def management_client(keys, counter, protection):
-    client = GXDLMSSecureClient(True, 1, 1, Authentication.HIGH_GMAC, None, InterfaceType.WRAPPER)
-    client.ciphering.security = Security.AUTHENTICATION_ENCRYPTION
+def management_client(args, keys, counter):
+    client = new_client(args, 1, AUTHS[args.auth])
+    if args.auth == "low":
+        client.password = keys["password"]
+    if args.auth == "hls6":
+        client.password = bytearray(keys["hls_secret"])
     client.ciphering.systemTitle = bytearray(keys["client_system_title"])
-    client.ciphering.blockCipherKey = bytearray(keys["ek"])
-    client.ciphering.authenticationKey = bytearray(keys["ak"])
-    client.ciphering.invocationCounter = counter
+    if args.auth == "hls7":
+        client.ciphering.signingKeyPair = (
+            GXPublicKey.fromRawBytes(keys["server_signing_public_key"]),
+            GXPrivateKey.fromRawBytes(keys["client_signing_key"]),
+        )
     conformance = (Conformance.GET | Conformance.ACTION | Conformance.SELECTIVE_ACCESS
                    | Conformance.BLOCK_TRANSFER_WITH_GET_OR_READ)
-    if protection == "general-glo":
+    if args.protection != "plain":
+        client.ciphering.security = Security.AUTHENTICATION_ENCRYPTION
+        client.ciphering.securitySuite = args.suite
+        client.ciphering.blockCipherKey = bytearray(keys["ek"])
+        client.ciphering.authenticationKey = bytearray(keys["ak"])
+        client.ciphering.invocationCounter = counter
+    if args.protection == "general-glo":
         conformance |= Conformance.GENERAL_PROTECTION
     client.proposedConformance = conformance
-    client.maxReceivePDUSize = 512
+    client.maxReceivePDUSize = args.pdu
     return client
 
 
@@ -193,13 +227,18 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("address")
     parser.add_argument("lab_keys")
-    parser.add_argument("--protection", choices=["glo", "general-glo"], default="glo")
+    parser.add_argument("--auth", choices=list(AUTHS), default="hls5")
+    parser.add_argument("--protection", choices=["plain", "glo", "general-glo"], default="glo")
+    parser.add_argument("--suite", type=int, choices=[0, 1], default=0)
+    parser.add_argument("--transport", choices=["tcp", "udp", "hdlc"], default="tcp")
+    parser.add_argument("--information", type=int, default=128, help="octets of an HDLC information field")
+    parser.add_argument("--pdu", type=int, default=512, help="the largest APDU it receives")
     parser.add_argument("--reset", type=int, metavar="SCRIPT")
     args = parser.parse_args()
     GXCiphering.decrypt = classmethod(checked_decrypt)
     with contextlib.redirect_stdout(sys.stderr):  # the library talks
-        counter = invocation_counter(args.address)
-        meter = Meter(args.address, management_client(lab_keys(args.lab_keys), counter + 1, args.protection))
+        counter = invocation_counter(args)
+        meter = Meter(args.address, management_client(args, lab_keys(args.lab_keys), counter + 1), args.transport)
         meter.open()
         result = read_everything(meter)
         result["invocation_counter"] = counter
