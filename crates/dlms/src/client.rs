@@ -15,47 +15,91 @@ use crate::cause::{Awaiting, Cause};
 use crate::cipher::{CipherFailure, CipherJob, CipherOp, CipherOutput, JobId};
 use crate::conformance::Conformance;
 use crate::error::Error;
+use crate::link::{Link, LinkConfig, LinkEffect};
 use crate::mechanism::Mechanism;
 use crate::security::{Ciphered, Protection, SecurityControl, SystemTitle};
 use crate::service::{Command, Response};
-use crate::wrapper::{Frame, Reassembler};
+use crate::wrapper::Frame;
 
 use state::{Exchange, Kind, Purpose, State};
 
-/// What an association is to be like.
+/// What an association is to be like. [`ClientConfig::default`] is the public client over TCP.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// The client's wrapper port: 16 is the public client.
+    /// How APDUs travel.
+    pub link: LinkConfig,
+    /// The client's wrapper port, or HDLC address: 16 is the public client.
     pub client_sap: u16,
-    /// The logical device's wrapper port: 1 is the management device.
+    /// The logical device's wrapper port, or upper HDLC address: 1 is the management device.
     pub server_sap: u16,
     /// How the parties authenticate each other.
     pub mechanism: Mechanism,
-    /// How APDUs are protected.
+    /// In which form APDUs are ciphered.
     pub protection: Protection,
-    /// The client's system title. Required with ciphering or HLS.
+    /// Suite, authentication and encryption of every ciphered APDU, in both directions. Without ciphering only its
+    /// suite counts: that of HLS 5 and 7, and of signatures.
+    pub control: SecurityControl,
+    /// Whether every APDU after the AARE is signed as well, in both directions. Suites 1 and 2.
+    pub signed: bool,
+    /// The client's system title. Required with ciphering, signatures and HLS 5 to 7.
     pub client_title: Option<SystemTitle>,
     /// The meter's system title, if it is known: an AARE with another is refused.
     pub expected_server_title: Option<SystemTitle>,
-    /// The password of `Low` (up to 64 octets), the challenge CtoS of HLS (8..64 octets, random, never used before),
-    /// nothing with `None`.
+    /// The password of `Low` (up to 64 octets), the challenge CtoS of HLS (8..64 octets, 32..64 with HLS 7, random,
+    /// never used before), nothing with `None`.
     pub authentication_value: Vec<u8>,
+    /// The client's certificate, DER, for the calling-AE-qualifier: for meters that do not hold it. It makes the AARQ
+    /// long, some 600 octets.
+    pub certificate: Option<Vec<u8>>,
     /// The longest APDU the client receives, ciphering included; 0 means no limit.
     pub max_pdu: u16,
-    /// Proposed services. General protection is added where `protection` needs it.
+    /// Proposed services. General protection is added where `protection` or `signed` needs it.
     pub conformance: Conformance,
     /// How long to wait for each answer, in milliseconds.
     pub answer_timeout_ms: u64,
+    /// Whether the meter knows RLRQ. Without it a release says nothing to the meter above the link.
+    pub release: bool,
+    /// Whether to release an association that the meter still holds (RLRQ; with HDLC also DISC), and to ask once more,
+    /// if it answers the AARQ with an exception-response that says "not now".
+    pub recover: bool,
+}
+
+/// The public client (SAP 16) of the management device over TCP: no authentication, no ciphering, what a reset needs,
+/// APDUs up to 1024 octets, 10 s for each answer.
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            link: LinkConfig::Tcp,
+            client_sap: 16,
+            server_sap: 1,
+            mechanism: Mechanism::None,
+            protection: Protection::Plain,
+            control: SecurityControl::AUTH_ENC,
+            signed: false,
+            client_title: None,
+            expected_server_title: None,
+            authentication_value: Vec::new(),
+            certificate: None,
+            max_pdu: 1024,
+            conformance: Conformance::RESET,
+            answer_timeout_ms: 10_000,
+            release: true,
+            recover: false,
+        }
+    }
 }
 
 /// The authentication value may be a password: it is not shown.
 impl fmt::Debug for ClientConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientConfig")
+            .field("link", &self.link)
             .field("client_sap", &self.client_sap)
             .field("server_sap", &self.server_sap)
             .field("mechanism", &self.mechanism)
             .field("protection", &self.protection)
+            .field("control", &self.control)
+            .field("signed", &self.signed)
             .finish_non_exhaustive()
     }
 }
@@ -113,7 +157,7 @@ pub enum Event {
 pub struct Client {
     config: ClientConfig,
     state: State,
-    received: Reassembler,
+    link: Link,
     effects: VecDeque<Effect>,
     next_job: JobId,
     /// The transport is closed; what was received before may still be deciphered.
@@ -131,10 +175,16 @@ impl Client {
     /// An association that is not open yet.
     #[must_use]
     pub fn new(config: ClientConfig) -> Self {
+        let link = Link::client(
+            &config.link,
+            config.client_sap,
+            config.server_sap,
+            config.max_pdu,
+        );
         Self {
             config,
             state: State::Idle,
-            received: Reassembler::default(),
+            link,
             effects: VecDeque::new(),
             next_job: JobId::FIRST,
             closed: false,
@@ -146,7 +196,9 @@ impl Client {
     /// An association can be opened once; another call does nothing.
     pub fn open(&mut self, now_ms: u64) {
         if matches!(self.state, State::Idle) {
+            self.link.connect(now_ms);
             self.state = self.start(now_ms);
+            self.drain();
         }
     }
 
@@ -205,7 +257,7 @@ impl Client {
     /// Takes octets from the transport, split and merged as they come.
     pub fn handle_bytes(&mut self, now_ms: u64, octets: &[u8]) {
         if !self.state.is_over() {
-            self.received.push(octets);
+            self.link.receive(now_ms, octets);
             self.pump(now_ms);
         }
     }
@@ -287,13 +339,27 @@ impl Client {
     fn pump(&mut self, now_ms: u64) {
         // While an answer is being deciphered the next frame waits: it is the answer if this one proves to be a replay.
         while !self.state.is_over() && !self.state.is_unprotecting() {
-            match self.received.next() {
-                Ok(Some(frame)) => self.on_frame(now_ms, frame),
-                Ok(None) => break,
-                Err(error) => self.state = self.fail(Cause::Malformed(error)),
+            match self.link.take() {
+                Some(frame) => self.on_frame(now_ms, frame),
+                None => break,
             }
         }
+        self.drain();
         self.settle_closed();
+    }
+
+    fn drain(&mut self) {
+        while let Some(effect) = self.link.poll() {
+            match effect {
+                LinkEffect::Transmit(octets) => self.effects.push_back(Effect::Transmit(octets)),
+                LinkEffect::Failed(error) => {
+                    if !self.state.is_over() {
+                        self.state = self.fail(Cause::Malformed(error));
+                    }
+                }
+                LinkEffect::Connected | LinkEffect::Disconnected => {}
+            }
+        }
     }
 
     /// A frame between other ports is not ours. One that comes when none is due is late or a duplicate: dropped.
@@ -463,8 +529,8 @@ impl Client {
             destination: self.config.server_sap,
             apdu,
         };
-        let octets = frame.encode()?;
-        self.effects.push_back(Effect::Transmit(octets));
+        self.link.send(0, &frame)?;
+        self.drain();
         Ok(())
     }
 

@@ -23,37 +23,18 @@
 //! A client and a meter, with the wire between them as two lines of code:
 //!
 //! ```
-//! use dlms::{Attribute, Client, ClientAccess, ClientConfig, Command, Conformance, Data, Mechanism, Meter};
-//! use dlms::{MeterConfig, Protection, Response, SystemTitle, client, meter};
+//! use dlms::{Attribute, Client, ClientAccess, ClientConfig, Command, Data, Mechanism, Meter, MeterConfig};
+//! use dlms::{Response, SystemTitle, client, meter};
 //!
-//! let mut client = Client::new(ClientConfig {
-//!     client_sap: 16,
-//!     server_sap: 1,
-//!     mechanism: Mechanism::None,
-//!     protection: Protection::Plain,
-//!     client_title: None,
-//!     expected_server_title: None,
-//!     authentication_value: vec![],
-//!     max_pdu: 1024,
-//!     conformance: Conformance::RESET,
-//!     answer_timeout_ms: 10_000,
-//! });
-//! let public = ClientAccess { client_sap: 16, mechanism: Mechanism::None, ciphered: false, password: vec![] };
-//! let mut meter = Meter::new(
-//!     MeterConfig {
-//!         server_sap: 1,
-//!         server_title: SystemTitle::new(*b"LKY00001"),
-//!         clients: vec![public],
-//!         max_pdu: 1024,
-//!         conformance: Conformance::RESET,
-//!     },
-//!     vec![],
-//! );
+//! let mut client = Client::new(ClientConfig::default());
+//! let public = ClientAccess::plain(16, Mechanism::None, vec![]);
+//! let config = MeterConfig::new(SystemTitle::new(*b"LKY00001"), vec![public]);
+//! let mut meter = Meter::new(config, vec![]);
 //! let counter = Attribute { class_id: 1, name: "0.0.43.1.0.255".parse()?, index: 2 };
 //! client.open(0);
 //! let answer = loop {
 //!     match client.poll() {
-//!         Some(client::Effect::Transmit(frame)) => meter.handle_bytes(&frame),
+//!         Some(client::Effect::Transmit(frame)) => meter.handle_bytes(0, &frame),
 //!         Some(client::Effect::Event(client::Event::Opened { .. })) => {
 //!             client.request(0, Command::Get { attribute: counter, selection: None })?;
 //!         }
@@ -64,9 +45,10 @@
 //!     match meter.poll() {
 //!         Some(meter::Effect::Transmit(frame)) => client.handle_bytes(0, &frame),
 //!         Some(meter::Effect::Ask(request)) => {
-//!             meter.answer(Response::GetData { invoke: request.invoke(), data: Data::DoubleLongUnsigned(5009) })?;
+//!             let data = Data::DoubleLongUnsigned(5009);
+//!             meter.answer(0, Response::GetData { invoke: request.invoke(), data })?;
 //!         }
-//!         Some(meter::Effect::Cipher(_) | meter::Effect::Event(_)) | None => {}
+//!         Some(meter::Effect::Cipher(_) | meter::Effect::Event(_) | meter::Effect::Timer(_)) | None => {}
 //!     }
 //! };
 //! assert!(matches!(answer, Response::GetData { data: Data::DoubleLongUnsigned(5009), .. }));

@@ -11,16 +11,19 @@ use core::{fmt, mem};
 use crate::cipher::{CipherFailure, CipherJob, CipherOp, CipherOutput, JobId};
 use crate::conformance::Conformance;
 use crate::error::Error;
+use crate::link::{Link, LinkConfig, LinkEffect};
 use crate::mechanism::Mechanism;
 use crate::security::{Protection, SecurityControl, SystemTitle};
 use crate::service::{Exception, Request, Response};
-use crate::wrapper::{Frame, Reassembler};
+use crate::wrapper::Frame;
 use state::State;
 
 /// What a meter is like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeterConfig {
-    /// The logical device's wrapper port.
+    /// How APDUs travel.
+    pub link: LinkConfig,
+    /// The logical device's wrapper port, or upper HDLC address.
     pub server_sap: u16,
     /// The meter's system title.
     pub server_title: SystemTitle,
@@ -32,18 +35,66 @@ pub struct MeterConfig {
     pub conformance: Conformance,
 }
 
-/// A client that a meter knows.
+impl MeterConfig {
+    /// The management device (SAP 1) over TCP, with what a reset needs, for APDUs up to 1024 octets.
+    #[must_use]
+    pub const fn new(server_title: SystemTitle, clients: Vec<ClientAccess>) -> Self {
+        Self {
+            link: LinkConfig::Tcp,
+            server_sap: 1,
+            server_title,
+            clients,
+            max_pdu: 1024,
+            conformance: Conformance::RESET,
+        }
+    }
+}
+
+/// A client that a meter knows, and what it must do to be served.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClientAccess {
-    /// Its wrapper port.
+    /// Its wrapper port, or HDLC address.
     pub client_sap: u16,
     /// How it must authenticate.
     pub mechanism: Mechanism,
-    /// Whether its association must be ciphered (authenticated and encrypted), or must be plain.
-    /// Either form of ciphering is taken and answered in kind.
-    pub ciphered: bool,
     /// Its password, with mechanism `Low`.
     pub password: Vec<u8>,
+    /// The forms its APDUs may have; each is answered in kind. [`Protection::Plain`] among them allows associations
+    /// without ciphering, any other those with ciphering.
+    pub forms: Vec<Protection>,
+    /// Suite, authentication and encryption of every ciphered APDU, in both directions; the suite of HLS 5 and 7.
+    pub control: SecurityControl,
+    /// Whether every APDU after the AARE must be signed; so is every answer.
+    pub signed: bool,
+}
+
+impl ClientAccess {
+    /// A client without ciphering. `password`: see the field.
+    #[must_use]
+    pub fn plain(client_sap: u16, mechanism: Mechanism, password: Vec<u8>) -> Self {
+        Self {
+            client_sap,
+            mechanism,
+            password,
+            forms: Vec::from([Protection::Plain]),
+            control: SecurityControl::AUTH_ENC,
+            signed: false,
+        }
+    }
+
+    /// A client that must cipher: glo or general-glo, suite 0, authenticated and encrypted.
+    #[must_use]
+    pub fn ciphered(client_sap: u16, mechanism: Mechanism, password: Vec<u8>) -> Self {
+        Self {
+            forms: Vec::from([Protection::Glo, Protection::GeneralGlo]),
+            ..Self::plain(client_sap, mechanism, password)
+        }
+    }
+
+    /// Whether it may have an association with, or without, ciphering.
+    pub(crate) fn allows(&self, ciphered: bool) -> bool {
+        self.forms.iter().any(|form| form.is_ciphered() == ciphered)
+    }
 }
 
 /// The password is not shown.
@@ -52,7 +103,9 @@ impl fmt::Debug for ClientAccess {
         f.debug_struct("ClientAccess")
             .field("client_sap", &self.client_sap)
             .field("mechanism", &self.mechanism)
-            .field("ciphered", &self.ciphered)
+            .field("forms", &self.forms)
+            .field("control", &self.control)
+            .field("signed", &self.signed)
             .finish_non_exhaustive()
     }
 }
@@ -68,6 +121,9 @@ pub enum Effect {
     Ask(Request),
     /// Tell whoever owns the meter.
     Event(Event),
+    /// Call [`Meter::handle_timeout`] at this time, in the milliseconds of `now_ms`. Replaces the one before; a call
+    /// that comes early or late does no harm.
+    Timer(u64),
 }
 
 /// Frames may hold clear APDUs: only their length is shown.
@@ -78,6 +134,7 @@ impl fmt::Debug for Effect {
             Self::Cipher(job) => f.debug_tuple("Cipher").field(job).finish(),
             Self::Ask(request) => f.debug_tuple("Ask").field(request).finish(),
             Self::Event(event) => f.debug_tuple("Event").field(event).finish(),
+            Self::Timer(deadline) => write!(f, "Timer({deadline})"),
         }
     }
 }
@@ -114,7 +171,7 @@ pub struct Meter {
     config: MeterConfig,
     challenge: Vec<u8>,
     state: State,
-    received: Reassembler,
+    link: Link,
     effects: VecDeque<Effect>,
     next_job: JobId,
 }
@@ -130,11 +187,12 @@ impl Meter {
     /// A meter at the end of a fresh connection. `challenge`: see [`Self::refill`].
     #[must_use]
     pub fn new(config: MeterConfig, challenge: Vec<u8>) -> Self {
+        let link = Link::meter(&config.link, config.server_sap, config.max_pdu);
         Self {
             config,
             challenge,
             state: State::Idle,
-            received: Reassembler::default(),
+            link,
             effects: VecDeque::new(),
             next_job: JobId::FIRST,
         }
@@ -147,15 +205,20 @@ impl Meter {
     }
 
     /// Takes octets from the transport, split and merged as they come.
-    pub fn handle_bytes(&mut self, octets: &[u8]) {
+    pub fn handle_bytes(&mut self, now_ms: u64, octets: &[u8]) {
         if !matches!(self.state, State::Failed) {
-            self.received.push(octets);
+            self.link.receive(now_ms, octets);
             self.pump();
         }
     }
 
     /// Takes the result of a cipher job. A result nobody waits for is ignored.
-    pub fn handle_cipher(&mut self, id: JobId, result: Result<CipherOutput, CipherFailure>) {
+    pub fn handle_cipher(
+        &mut self,
+        _now_ms: u64,
+        id: JobId,
+        result: Result<CipherOutput, CipherFailure>,
+    ) {
         if self.state.job() == Some(id) {
             let state = mem::replace(&mut self.state, State::Idle);
             self.state = self.on_cipher(state, result);
@@ -167,7 +230,7 @@ impl Meter {
     ///
     /// # Errors
     /// [`Error::State`] if nothing is asked, or another service is.
-    pub fn answer(&mut self, response: Response) -> Result<(), Error> {
+    pub fn answer(&mut self, _now_ms: u64, response: Response) -> Result<(), Error> {
         let State::Asked {
             session,
             protection,
@@ -200,15 +263,31 @@ impl Meter {
     /// Takes frames while nothing is under way: requests are served one by one.
     fn pump(&mut self) {
         while self.state.takes_frames() {
-            match self.received.next() {
-                Ok(Some(frame)) => self.on_frame(&frame),
-                Ok(None) => break,
-                Err(error) => {
+            match self.link.take() {
+                Some(frame) => self.on_frame(&frame),
+                None => break,
+            }
+        }
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(effect) = self.link.poll() {
+            match effect {
+                LinkEffect::Transmit(octets) => self.effects.push_back(Effect::Transmit(octets)),
+                LinkEffect::Failed(error) => {
                     self.effects.push_back(Effect::Event(Event::Failed(error)));
                     self.state = State::Failed;
                 }
+                LinkEffect::Connected | LinkEffect::Disconnected => {}
             }
         }
+    }
+
+    /// The time asked for by [`Effect::Timer`] has come. A call that comes early or late does no harm.
+    pub fn handle_timeout(&mut self, now_ms: u64) {
+        self.link.timeout(now_ms);
+        self.pump();
     }
 
     fn on_frame(&mut self, frame: &Frame) {
@@ -328,7 +407,9 @@ impl Meter {
             apdu,
         };
         let too_long = || Response::Exception(Exception::TOO_LONG).encode();
-        let octets = frame(apdu).encode().or_else(|_| frame(too_long()).encode());
-        self.effects.extend(octets.ok().map(Effect::Transmit));
+        if self.link.send(0, &frame(apdu)).is_err() {
+            self.link.send(0, &frame(too_long())).ok();
+        }
+        self.drain();
     }
 }

@@ -126,6 +126,8 @@ struct Link {
     stream: TcpStream,
     association: dlms::Meter,
     view: View,
+    /// When the association wants to be told the time.
+    timer: Option<u64>,
 }
 
 /// Why a connection ended, for the `disconnected` event.
@@ -200,6 +202,7 @@ impl Running {
             stream,
             association,
             view: View::Public,
+            timer: None,
         };
         let reason = if self.device.fault.strikes(FaultKind::StuckAssociation) {
             let shutdown = self.shutdown.clone();
@@ -229,11 +232,15 @@ impl Running {
                 () = self.shutdown.fired() => return Ok("shutdown"),
                 () = sleep_until(self.due()) => self.device.advance(self.now()),
                 () = sleep_until(idle_at) => return Ok("idle"),
+                () = self.until(link.timer) => {
+                    link.timer = None;
+                    link.association.handle_timeout(self.now());
+                }
                 read = link.stream.read(&mut buffer) => {
                     self.device.advance(self.now());
                     match read.map(|count| buffer.get(..count).unwrap_or_default()) {
                         Ok([]) => return Ok("closed by the client"),
-                        Ok(octets) => link.association.handle_bytes(octets),
+                        Ok(octets) => link.association.handle_bytes(self.now(), octets),
                         Err(_) => return Ok("broken"),
                     }
                     idle_at = Instant::now() + self.idle;
@@ -249,11 +256,15 @@ impl Running {
                 Effect::Transmit(frame) => self.transmit(link, &frame).await?,
                 Effect::Cipher(job) => {
                     let result = self.cipher.run(&job.op, &mut self.device.counters);
-                    link.association.handle_cipher(job.id, result);
+                    link.association.handle_cipher(self.now(), job.id, result);
                     None
                 }
                 Effect::Ask(request) => self.ask(link, &request),
                 Effect::Event(event) => self.association_event(link, event),
+                Effect::Timer(at) => {
+                    link.timer = Some(at);
+                    None
+                }
             };
             if end.is_some() {
                 return Ok(end);
@@ -306,7 +317,7 @@ impl Running {
                 return Some("reset");
             }
         }
-        if link.association.answer(response).is_err() {
+        if link.association.answer(now, response).is_err() {
             return Some("out of step");
         }
         None
@@ -417,6 +428,14 @@ impl Running {
         u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Waits for a time, for ever if there is none.
+    async fn until(&self, at: Option<u64>) {
+        match at {
+            Some(at) => sleep_until(self.made + Duration::from_millis(at)).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// When the device wants to be advanced.
     fn due(&self) -> Instant {
         self.made + Duration::from_millis(self.device.due(self.now()))
@@ -492,30 +511,24 @@ fn get_error(invoke: InvokeId, result: DataAccessResult) -> Response {
 }
 
 fn config(options: &MeterOptions) -> MeterConfig {
-    let (mechanism, ciphered, conformance) = match options.auth {
-        Auth::None => (Mechanism::None, false, CONFORMANCE),
-        Auth::Low => (Mechanism::Low, false, CONFORMANCE),
+    let plain = |mechanism| {
+        let password = options.lab_keys.password().to_vec();
+        ClientAccess::plain(MANAGEMENT_SAP, mechanism, password)
+    };
+    let (management, conformance) = match options.auth {
+        Auth::None => (plain(Mechanism::None), CONFORMANCE),
+        Auth::Low => (plain(Mechanism::Low), CONFORMANCE),
         Auth::Hls5 => (
-            Mechanism::HlsGmac,
-            true,
+            ClientAccess::ciphered(MANAGEMENT_SAP, Mechanism::HlsGmac, Vec::new()),
             CONFORMANCE | Conformance::GENERAL_PROTECTION,
         ),
     };
-    let client = |client_sap, mechanism, ciphered| ClientAccess {
-        client_sap,
-        mechanism,
-        ciphered,
-        password: options.lab_keys.password().to_vec(),
-    };
+    let public = ClientAccess::plain(PUBLIC_SAP, Mechanism::None, Vec::new());
+    let title = SystemTitle::new(options.lab_keys.server_system_title());
     MeterConfig {
-        server_sap: 1,
-        server_title: SystemTitle::new(options.lab_keys.server_system_title()),
-        clients: vec![
-            client(MANAGEMENT_SAP, mechanism, ciphered),
-            client(PUBLIC_SAP, Mechanism::None, false),
-        ],
         max_pdu: MAX_PDU,
         conformance,
+        ..MeterConfig::new(title, vec![management, public])
     }
 }
 

@@ -171,6 +171,7 @@ impl Opening {
             conformance: self.services,
             answer_timeout_ms: u64::try_from(self.tools.answer_timeout.as_millis())
                 .unwrap_or(u64::MAX),
+            ..ClientConfig::default()
         })
     }
 }

@@ -92,14 +92,15 @@ impl Meter {
             .iter()
             .find(|access| access.client_sap == client_sap);
         let access = access.ok_or(permanent(Diagnostic::NO_REASON, "the client is unknown"))?;
-        if aarq.context != ApplicationContext::logical_name(access.ciphered) {
+        let ciphered = aarq.context == ApplicationContext::LogicalNameCiphered;
+        if aarq.context != ApplicationContext::logical_name(ciphered) || !access.allows(ciphered) {
             return Err(permanent(
                 Diagnostic::CONTEXT_NOT_SUPPORTED,
                 "the application context is another",
             ));
         }
         let mechanism = check_mechanism(access, &aarq)?;
-        let titled = access.ciphered || mechanism.is_high_level();
+        let titled = ciphered || mechanism.is_high_level();
         let client_title = aarq.calling_title;
         if titled && client_title.is_none_or(|title| title == self.config.server_title) {
             let diagnostic = Diagnostic::CALLING_TITLE_NOT_RECOGNISED;

@@ -92,7 +92,11 @@ fn doubled_blocks_are_taken_once() {
 
 /// A client that has asked, and a meter that the test plays.
 fn asked() -> (Pair, InvokeId) {
-    let mut pair = Pair::opened(Mechanism::None, Protection::Plain);
+    let mut config = client_config(Mechanism::None, Protection::Plain);
+    config.max_pdu = 0;
+    let mut pair = Pair::with(config, meter_config(Mechanism::None, false));
+    pair.open();
+    pair.event();
     pair.to_meter = Box::new(|_| vec![]);
     pair.request(get());
     let invoke = Request::decode(&pair.frames.last().unwrap().apdu)
@@ -205,7 +209,7 @@ fn a_meter_refuses_a_next_it_does_not_expect() {
             }
             .encode()
             .unwrap();
-            pair.meter.handle_bytes(&octets);
+            pair.meter.handle_bytes(0, &octets);
             pair.run();
             Response::decode(&pair.frames.last().unwrap().apdu).unwrap()
         };

@@ -79,25 +79,23 @@ pub(crate) fn client_config(mechanism: Mechanism, protection: Protection) -> Cli
         max_pdu: 1024,
         conformance: Conformance::RESET | Conformance::SET,
         answer_timeout_ms: TIMEOUT,
+        ..ClientConfig::default()
     }
 }
 
 pub(crate) fn meter_config(mechanism: Mechanism, ciphered: bool) -> MeterConfig {
-    let access = |client_sap, mechanism, ciphered| ClientAccess {
-        client_sap,
-        mechanism,
-        ciphered,
-        password: b"12345678".to_vec(),
+    let password = b"12345678".to_vec();
+    let management = if ciphered {
+        ClientAccess::ciphered(1, mechanism, password)
+    } else {
+        ClientAccess::plain(1, mechanism, password)
     };
     MeterConfig {
-        server_sap: 1,
-        server_title: METER_TITLE,
-        clients: vec![
-            access(16, Mechanism::None, false),
-            access(1, mechanism, ciphered),
-        ],
-        max_pdu: 1024,
         conformance: Conformance::RESET | Conformance::SET | Conformance::GENERAL_PROTECTION,
+        ..MeterConfig::new(
+            METER_TITLE,
+            vec![ClientAccess::plain(16, Mechanism::None, vec![]), management],
+        )
     }
 }
 
@@ -245,7 +243,7 @@ impl Pair {
             client::Effect::Transmit(octets) => {
                 self.note(&octets);
                 for segment in (self.to_meter)(octets) {
-                    self.meter.handle_bytes(&segment);
+                    self.meter.handle_bytes(self.now, &segment);
                 }
             }
             client::Effect::Cipher(job) => {
@@ -267,14 +265,15 @@ impl Pair {
             }
             meter::Effect::Cipher(job) => {
                 let result = self.meter_keys.run(job.op);
-                self.meter.handle_cipher(job.id, result);
+                self.meter.handle_cipher(self.now, job.id, result);
             }
             meter::Effect::Ask(request) => {
                 let response = (self.objects)(&request);
                 self.asked.push(request);
-                self.meter.answer(response).unwrap();
+                self.meter.answer(self.now, response).unwrap();
             }
             meter::Effect::Event(event) => self.meter_events.push(event),
+            meter::Effect::Timer(_) => {}
         }
     }
 

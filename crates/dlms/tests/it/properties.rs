@@ -231,7 +231,7 @@ impl Table {
             Input::Release => self.client.release(0),
             Input::Octets(octets) => {
                 self.client.handle_bytes(0, &octets);
-                self.meter.handle_bytes(&octets);
+                self.meter.handle_bytes(0, &octets);
             }
             Input::Apdu(apdu) => {
                 let octets = Frame {
@@ -242,7 +242,7 @@ impl Table {
                 .encode()
                 .unwrap();
                 self.client.handle_bytes(0, &octets);
-                self.meter.handle_bytes(&octets);
+                self.meter.handle_bytes(0, &octets);
             }
             Input::Honest => {
                 self.to_client
@@ -252,7 +252,7 @@ impl Table {
                 self.to_meter
                     .last()
                     .into_iter()
-                    .for_each(|octets| self.meter.handle_bytes(octets));
+                    .for_each(|octets| self.meter.handle_bytes(0, octets));
             }
             Input::Done => {
                 for (id, op) in core::mem::take(&mut self.client_jobs) {
@@ -261,7 +261,7 @@ impl Table {
                 }
                 for (id, op) in core::mem::take(&mut self.meter_jobs) {
                     let result = soft(&mut self.meter_keys, op);
-                    self.meter.handle_cipher(id, result);
+                    self.meter.handle_cipher(0, id, result);
                 }
             }
             Input::Spoilt(octets) => self.finish(&Ok(CipherOutput::Apdu(octets, 1))),
@@ -275,7 +275,7 @@ impl Table {
             }),
             Input::Timeout(now) => self.client.handle_timeout(now),
             Input::Closed => self.client.closed(),
-            Input::Answer(response) => drop(self.meter.answer(response)),
+            Input::Answer(response) => drop(self.meter.answer(0, response)),
         }
         self.collect();
     }
@@ -285,7 +285,7 @@ impl Table {
             self.client.handle_cipher(0, id, result.clone());
         }
         for (id, _) in core::mem::take(&mut self.meter_jobs) {
-            self.meter.handle_cipher(id, result.clone());
+            self.meter.handle_cipher(0, id, result.clone());
         }
     }
 
@@ -319,7 +319,7 @@ impl Table {
                     self.to_client.push(octets);
                 }
                 meter::Effect::Cipher(job) => self.meter_jobs.push((job.id, job.op)),
-                meter::Effect::Ask(_) | meter::Effect::Event(_) => {}
+                meter::Effect::Ask(_) | meter::Effect::Event(_) | meter::Effect::Timer(_) => {}
             }
         }
     }

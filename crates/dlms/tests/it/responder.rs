@@ -20,7 +20,7 @@ fn say(pair: &mut Pair, source: u16, apdu: Vec<u8>) -> Vec<u8> {
     .unwrap();
     let before = pair.frames.len();
     pair.to_client = Box::new(|_| vec![]);
-    pair.meter.handle_bytes(&octets);
+    pair.meter.handle_bytes(0, &octets);
     pair.run();
     match &pair.frames[before..] {
         [answer] => {
@@ -403,7 +403,7 @@ fn an_answer_must_be_due_and_of_the_service_asked() {
         data: Data::Null,
     };
     assert!(matches!(
-        meter.answer(data.clone()),
+        meter.answer(0, data.clone()),
         Err(Error::State {
             found: "open and idle",
             ..
@@ -416,7 +416,7 @@ fn an_answer_must_be_due_and_of_the_service_asked() {
     }
     .encode()
     .unwrap();
-    meter.handle_bytes(&octets);
+    meter.handle_bytes(0, &octets);
     assert!(matches!(
         meter.poll(),
         Some(meter::Effect::Ask(Request::Get { .. }))
@@ -426,11 +426,11 @@ fn an_answer_must_be_due_and_of_the_service_asked() {
         result: ActionResult::SUCCESS,
         data: None,
     };
-    assert!(matches!(meter.answer(other), Err(Error::State { .. })));
+    assert!(matches!(meter.answer(0, other), Err(Error::State { .. })));
     // pipelined requests wait their turn
-    meter.handle_bytes(&octets);
+    meter.handle_bytes(0, &octets);
     assert!(meter.poll().is_none());
-    assert_eq!(meter.answer(data), Ok(()));
+    assert_eq!(meter.answer(0, data), Ok(()));
     assert!(matches!(meter.poll(), Some(meter::Effect::Transmit(_))));
     assert!(matches!(
         meter.poll(),
@@ -458,11 +458,11 @@ fn junk_ends_the_connection_and_other_devices_are_not_ours() {
     }
     .encode()
     .unwrap();
-    pair.meter.handle_bytes(&elsewhere);
+    pair.meter.handle_bytes(0, &elsewhere);
     pair.run();
     assert!(pair.frames.is_empty());
-    pair.meter.handle_bytes(b"GET / HTTP/1.1");
-    pair.meter.handle_bytes(&elsewhere);
+    pair.meter.handle_bytes(0, b"GET / HTTP/1.1");
+    pair.meter.handle_bytes(0, &elsewhere);
     pair.run();
     assert!(matches!(
         pair.meter_events.as_slice(),
@@ -488,12 +488,12 @@ fn a_meter_whose_keys_fail_drops_the_association() {
     }
     .encode()
     .unwrap();
-    pair.meter.handle_bytes(&octets);
+    pair.meter.handle_bytes(0, &octets);
     let Some(meter::Effect::Cipher(job)) = pair.meter.poll() else {
         panic!("no job")
     };
     let result = pair.meter_keys.run(job.op);
-    pair.meter.handle_cipher(job.id, result);
+    pair.meter.handle_cipher(0, job.id, result);
     pair.meter_keys.fails = Some(fails);
     pair.run();
     assert!(matches!(

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use dlms::{
-    Attribute, Client, ClientConfig, Command, Conformance, Data, Mechanism, Method, Protection,
-    Response, Selection, SystemTitle,
+    Attribute, Client, ClientConfig, Command, Data, Mechanism, Method, Protection, Response,
+    Selection, SystemTitle,
     client::{Effect, Event},
 };
 use tokio::{
@@ -51,9 +51,8 @@ impl HeadEnd {
                 client_title: Some(titles[0]),
                 expected_server_title: Some(titles[1]),
                 authentication_value: Vec::new(),
-                max_pdu: 1024,
-                conformance: Conformance::RESET,
                 answer_timeout_ms: 60_000,
+                ..ClientConfig::default()
             },
         }
     }
