@@ -215,7 +215,10 @@ impl Client {
             });
         };
         let invoke = session.invoke;
-        let kind = Kind::of(&command);
+        let kind = Kind::of(&command).ok_or(Error::State {
+            expected: "asked for one attribute or method",
+            found: "asked for several",
+        })?;
         let apdu = command.with(invoke).encode();
         self.check_length(&session, apdu.len())?;
         session.invoke = invoke.next();

@@ -12,6 +12,9 @@ pub const DLMS_VERSION: u8 = 6;
 /// The VAA name of logical-name referencing.
 pub const VAA_LOGICAL_NAME: i16 = 7;
 
+/// Tag of a ConfirmedServiceError.
+pub(crate) const CONFIRMED_SERVICE_ERROR: u8 = 0x0E;
+
 /// InitiateRequest, tag 01.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InitiateRequest {
@@ -208,20 +211,39 @@ impl ConfirmedServiceError {
     /// What is malformed, with its offset.
     pub fn decode(octets: &[u8]) -> Result<Self, Error> {
         let mut reader = Reader::new(octets);
-        reader.tag(0x0E, "the tag of a ConfirmedServiceError (0E)")?;
-        let error = Self {
+        reader.tag(
+            CONFIRMED_SERVICE_ERROR,
+            "the tag of a ConfirmedServiceError (0E)",
+        )?;
+        let error = Self::read(&mut reader)?;
+        reader.finish()?;
+        Ok(error)
+    }
+
+    /// What follows the tag.
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        Ok(Self {
             service: reader.u8()?,
             error: reader.u8()?,
             value: reader.u8()?,
-        };
-        reader.finish()?;
-        Ok(error)
+        })
+    }
+
+    pub(crate) fn encode_into(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[
+            CONFIRMED_SERVICE_ERROR,
+            self.service,
+            self.error,
+            self.value,
+        ]);
     }
 
     /// The octets of the APDU.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        Vec::from([0x0E, self.service, self.error, self.value])
+        let mut out = Vec::new();
+        self.encode_into(&mut out);
+        out
     }
 
     /// The name of an initiate error.

@@ -86,6 +86,7 @@ pub mod client;
 mod conformance;
 mod data;
 mod error;
+pub mod gbt;
 pub mod initiate;
 #[allow(dead_code, reason = "client and meter are moved onto it next")]
 mod link;
@@ -104,6 +105,7 @@ pub use client::{Client, ClientConfig, Effect, Event, MAX_ANSWER};
 pub use conformance::Conformance;
 pub use data::{Data, MAX_DEPTH, MAX_ELEMENTS};
 pub use error::Error;
+pub use gbt::GeneralBlock;
 pub use link::LinkConfig;
 pub use mechanism::{ApplicationContext, CHALLENGE_MAX, CHALLENGE_MIN, Mechanism};
 pub use meter::{ClientAccess, Meter, MeterConfig};
@@ -112,6 +114,9 @@ pub use security::{
     Ciphered, GmacToken, KeyChoice, Protection, SecurityControl, Suite, SystemTitle,
 };
 pub use selection::Selection;
-pub use service::{Attribute, Command, Exception, InvokeId, Method, Request, Response};
+pub use service::{
+    Access, AccessOutcome, AccessSpecification, Accessed, ActionOutcome, Attribute, Command,
+    Confirmation, Exception, InvokeId, LongInvokeId, Method, Notification, Request, Response,
+};
 pub use status::{ActionResult, DataAccessResult, Retry};
 pub use wrapper::{Frame, Reassembler};

@@ -6,8 +6,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use dlms::{
-    ActionResult, ClientAccess, Conformance, DataAccessResult, InvokeId, Mechanism, MeterConfig,
-    Request, Response, SystemTitle, meter::Effect,
+    ActionResult, ClientAccess, Conformance, DataAccessResult, Exception, InvokeId, Mechanism,
+    MeterConfig, Request, Response, SystemTitle, meter::Effect,
 };
 use kit::Shutdown;
 use rand::Rng as _;
@@ -503,6 +503,17 @@ fn respond(device: &mut Device, view: View, request: &Request, now: u64) -> Resp
         }
         // the association sends the blocks itself
         Request::GetNext { .. } => get_error(invoke, DataAccessResult::NO_LONG_GET_IN_PROGRESS),
+        Request::GetList { .. }
+        | Request::SetFirstBlock { .. }
+        | Request::SetBlock { .. }
+        | Request::SetList { .. }
+        | Request::SetListFirstBlock { .. }
+        | Request::ActionNext { .. }
+        | Request::ActionList { .. }
+        | Request::ActionFirstBlock { .. }
+        | Request::ActionListFirstBlock { .. }
+        | Request::ActionBlock { .. }
+        | Request::Access { .. } => Response::Exception(Exception::NOT_SUPPORTED),
     }
 }
 

@@ -24,8 +24,12 @@ pub enum Kind {
 impl Kind {
     pub(crate) fn of(command: &Command) -> Self {
         match command {
-            Command::Get { .. } => Self::Read,
-            Command::Set { .. } | Command::Action { .. } => Self::Act,
+            Command::Get { .. } | Command::GetList(_) => Self::Read,
+            Command::Set { .. }
+            | Command::Action { .. }
+            | Command::SetList(_)
+            | Command::ActionList(_)
+            | Command::Access(_) => Self::Act,
         }
     }
 }
@@ -168,8 +172,22 @@ pub fn render(response: &Response, invocation_counter: u32) -> InvokeResponse {
             (result.code(), data.map(Data::encode).unwrap_or_default())
         }
         // The association hands out whole values only, and an exception proves nothing: it is not authenticated.
-        Response::GetBlock { .. } => {
+        Response::GetBlock { .. }
+        | Response::SetBlockAck { .. }
+        | Response::SetLastBlock { .. }
+        | Response::SetLastBlockList { .. }
+        | Response::ActionBlock { .. }
+        | Response::ActionNextBlock { .. } => {
             return unknown("a block instead of a value", invocation_counter);
+        }
+        Response::GetList { .. }
+        | Response::SetList { .. }
+        | Response::ActionList { .. }
+        | Response::Access { .. } => {
+            return unknown("an answer for several objects", invocation_counter);
+        }
+        Response::ConfirmedServiceError(_) => {
+            return unknown("a confirmed-service-error", invocation_counter);
         }
         Response::Exception(exception) => {
             let cause = format!(

@@ -125,6 +125,17 @@ pub(crate) fn parse(apdu: &[u8]) -> Result<Parsed, Error> {
             parameter: parameter.map(|p| p.encode()).unwrap_or_default(),
             selection: Vec::new(),
         },
+        Request::GetList { .. }
+        | Request::SetFirstBlock { .. }
+        | Request::SetBlock { .. }
+        | Request::SetList { .. }
+        | Request::SetListFirstBlock { .. }
+        | Request::ActionNext { .. }
+        | Request::ActionList { .. }
+        | Request::ActionFirstBlock { .. }
+        | Request::ActionListFirstBlock { .. }
+        | Request::ActionBlock { .. }
+        | Request::Access { .. } => return Err(refused("it is a list, a block or an ACCESS")),
     };
     Ok(Parsed::Command { invoke, asked })
 }

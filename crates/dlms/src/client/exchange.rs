@@ -299,7 +299,19 @@ fn judge_pass_4(own: &[u8], response: Response) -> Next {
         Response::GetData { .. }
         | Response::GetError { .. }
         | Response::GetBlock { .. }
-        | Response::Set { .. } => Next::Fail(Cause::Mismatch("pass 4 is an ACTION response")),
+        | Response::GetList { .. }
+        | Response::Set { .. }
+        | Response::SetBlockAck { .. }
+        | Response::SetLastBlock { .. }
+        | Response::SetLastBlockList { .. }
+        | Response::SetList { .. }
+        | Response::ActionBlock { .. }
+        | Response::ActionList { .. }
+        | Response::ActionNextBlock { .. }
+        | Response::Access { .. }
+        | Response::ConfirmedServiceError(_) => {
+            Next::Fail(Cause::Mismatch("pass 4 is an ACTION response"))
+        }
     }
 }
 
@@ -326,8 +338,18 @@ fn judge_answer(kind: Kind, blocks: &mut Option<Blocks>, response: Response) -> 
             Response::GetData { .. }
             | Response::GetError { .. }
             | Response::GetBlock { .. }
+            | Response::GetList { .. }
             | Response::Set { .. }
-            | Response::Action { .. },
+            | Response::SetBlockAck { .. }
+            | Response::SetLastBlock { .. }
+            | Response::SetLastBlockList { .. }
+            | Response::SetList { .. }
+            | Response::Action { .. }
+            | Response::ActionBlock { .. }
+            | Response::ActionList { .. }
+            | Response::ActionNextBlock { .. }
+            | Response::Access { .. }
+            | Response::ConfirmedServiceError(_),
         ) => Next::Fail(Cause::Mismatch("it is of another service or another form")),
     }
 }

@@ -292,8 +292,18 @@ pub(super) fn exception(apdu: &[u8]) -> Cause {
             Response::GetData { .. }
             | Response::GetError { .. }
             | Response::GetBlock { .. }
+            | Response::GetList { .. }
             | Response::Set { .. }
-            | Response::Action { .. },
+            | Response::SetBlockAck { .. }
+            | Response::SetLastBlock { .. }
+            | Response::SetLastBlockList { .. }
+            | Response::SetList { .. }
+            | Response::Action { .. }
+            | Response::ActionBlock { .. }
+            | Response::ActionList { .. }
+            | Response::ActionNextBlock { .. }
+            | Response::Access { .. }
+            | Response::ConfirmedServiceError(_),
         ) => Cause::Mismatch("no exception"),
         Err(error) => Cause::Malformed(error),
     }

@@ -87,11 +87,16 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const fn of(command: &Command) -> Self {
+    /// Of a command that this client knows how to carry out.
+    pub(super) const fn of(command: &Command) -> Option<Self> {
         match command {
-            Command::Get { .. } => Self::Get,
-            Command::Set { .. } => Self::Set,
-            Command::Action { .. } => Self::Action,
+            Command::Get { .. } => Some(Self::Get),
+            Command::Set { .. } => Some(Self::Set),
+            Command::Action { .. } => Some(Self::Action),
+            Command::GetList(_)
+            | Command::SetList(_)
+            | Command::ActionList(_)
+            | Command::Access(_) => None,
         }
     }
 }

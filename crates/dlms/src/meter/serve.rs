@@ -103,6 +103,23 @@ impl Meter {
                     kind,
                 }
             }
+            (
+                phase @ Phase::Open(_),
+                Request::GetList { .. }
+                | Request::SetFirstBlock { .. }
+                | Request::SetBlock { .. }
+                | Request::SetList { .. }
+                | Request::SetListFirstBlock { .. }
+                | Request::ActionNext { .. }
+                | Request::ActionList { .. }
+                | Request::ActionFirstBlock { .. }
+                | Request::ActionListFirstBlock { .. }
+                | Request::ActionBlock { .. }
+                | Request::Access { .. },
+            ) => {
+                self.except(session.client_sap, Exception::NOT_SUPPORTED);
+                State::Associated { session, phase }
+            }
         }
     }
 
@@ -120,8 +137,19 @@ impl Meter {
             } if method == Method::REPLY_TO_HLS => parameter,
             Request::Get { .. }
             | Request::GetNext { .. }
+            | Request::GetList { .. }
             | Request::Set { .. }
-            | Request::Action { .. } => {
+            | Request::SetFirstBlock { .. }
+            | Request::SetBlock { .. }
+            | Request::SetList { .. }
+            | Request::SetListFirstBlock { .. }
+            | Request::Action { .. }
+            | Request::ActionNext { .. }
+            | Request::ActionList { .. }
+            | Request::ActionFirstBlock { .. }
+            | Request::ActionListFirstBlock { .. }
+            | Request::ActionBlock { .. }
+            | Request::Access { .. } => {
                 self.except(session.client_sap, Exception::NOT_POSSIBLE);
                 let phase = Phase::Pending(challenges);
                 return State::Associated { session, phase };
@@ -240,9 +268,19 @@ impl Meter {
             Response::GetData { .. }
             | Response::GetError { .. }
             | Response::GetBlock { .. }
+            | Response::GetList { .. }
             | Response::Set { .. }
+            | Response::SetBlockAck { .. }
+            | Response::SetLastBlock { .. }
+            | Response::SetLastBlockList { .. }
+            | Response::SetList { .. }
             | Response::Action { .. }
-            | Response::Exception(_) => {
+            | Response::ActionBlock { .. }
+            | Response::ActionList { .. }
+            | Response::ActionNextBlock { .. }
+            | Response::Access { .. }
+            | Response::Exception(_)
+            | Response::ConfirmedServiceError(_) => {
                 let response = Response::Exception(Exception::TOO_LONG);
                 self.respond(session, protection, response, After::Open(None))
             }

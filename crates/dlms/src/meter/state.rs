@@ -138,9 +138,19 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) const fn of(request: &Request) -> Self {
         match request {
-            Request::Get { .. } | Request::GetNext { .. } => Self::Get,
-            Request::Set { .. } => Self::Set,
-            Request::Action { .. } => Self::Action,
+            Request::Get { .. } | Request::GetNext { .. } | Request::GetList { .. } => Self::Get,
+            Request::Set { .. }
+            | Request::SetFirstBlock { .. }
+            | Request::SetBlock { .. }
+            | Request::SetList { .. }
+            | Request::SetListFirstBlock { .. } => Self::Set,
+            Request::Action { .. }
+            | Request::ActionNext { .. }
+            | Request::ActionList { .. }
+            | Request::ActionFirstBlock { .. }
+            | Request::ActionListFirstBlock { .. }
+            | Request::ActionBlock { .. }
+            | Request::Access { .. } => Self::Action,
         }
     }
 

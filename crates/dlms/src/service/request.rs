@@ -1,75 +1,18 @@
 //! Requests.
 
+mod decode;
+mod encode;
+
 use alloc::vec::Vec;
 
-use super::{Attribute, InvokeId, Method};
-use crate::axdr::Reader;
+use super::{Access, Attribute, InvokeId, LongInvokeId, Method};
 use crate::data::Data;
-use crate::error::Error;
-use crate::obis::Obis;
 use crate::selection::Selection;
 
-/// What a client may ask: a [`Request`] that has no invoke id yet.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Command {
-    /// Read an attribute.
-    Get {
-        /// Which.
-        attribute: Attribute,
-        /// Which part of it.
-        selection: Option<Selection>,
-    },
-    /// Write an attribute.
-    Set {
-        /// Which.
-        attribute: Attribute,
-        /// Which part of it.
-        selection: Option<Selection>,
-        /// What to write.
-        value: Data,
-    },
-    /// Execute a method.
-    Action {
-        /// Which.
-        method: Method,
-        /// Its parameter.
-        parameter: Option<Data>,
-    },
-}
-
-impl Command {
-    /// The request with this invoke id.
-    #[must_use]
-    pub fn with(self, invoke: InvokeId) -> Request {
-        match self {
-            Self::Get {
-                attribute,
-                selection,
-            } => Request::Get {
-                invoke,
-                attribute,
-                selection,
-            },
-            Self::Set {
-                attribute,
-                selection,
-                value,
-            } => Request::Set {
-                invoke,
-                attribute,
-                selection,
-                value,
-            },
-            Self::Action { method, parameter } => Request::Action {
-                invoke,
-                method,
-                parameter,
-            },
-        }
-    }
-}
-
-/// A plaintext request: get-request-normal, get-request-next, set-request-normal or action-request-normal.
+/// A plaintext request (IEC 62056-5-3).
+///
+/// Blocks carry parts of the A-XDR encoding of what a request without blocks has at its end: the value of a SET, the
+/// list of values, the parameter of an ACTION, the list of parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {
     /// C0 01: read an attribute.
@@ -88,6 +31,13 @@ pub enum Request {
         /// The number of the block received last.
         block: u32,
     },
+    /// C0 03: read several attributes.
+    GetList {
+        /// Id and priority.
+        invoke: InvokeId,
+        /// Which, and which parts of them.
+        attributes: Vec<(Attribute, Option<Selection>)>,
+    },
     /// C1 01: write an attribute.
     Set {
         /// Id and priority.
@@ -99,6 +49,52 @@ pub enum Request {
         /// What to write.
         value: Data,
     },
+    /// C1 02: write an attribute, with the first block of the value.
+    SetFirstBlock {
+        /// Id and priority.
+        invoke: InvokeId,
+        /// Which.
+        attribute: Attribute,
+        /// Which part of it.
+        selection: Option<Selection>,
+        /// Whether it is the only block.
+        last: bool,
+        /// Its number, 1.
+        block: u32,
+        /// Its part of the encoded value.
+        octets: Vec<u8>,
+    },
+    /// C1 03: the next block of a SET.
+    SetBlock {
+        /// Id and priority of the SET it continues.
+        invoke: InvokeId,
+        /// Whether it is the last.
+        last: bool,
+        /// Its number.
+        block: u32,
+        /// Its part of what is encoded.
+        octets: Vec<u8>,
+    },
+    /// C1 04: write several attributes.
+    SetList {
+        /// Id and priority.
+        invoke: InvokeId,
+        /// Which, which parts of them, and what to write.
+        values: Vec<(Attribute, Option<Selection>, Data)>,
+    },
+    /// C1 05: write several attributes, with the first block of the list of values.
+    SetListFirstBlock {
+        /// Id and priority.
+        invoke: InvokeId,
+        /// Which, and which parts of them.
+        attributes: Vec<(Attribute, Option<Selection>)>,
+        /// Whether it is the only block.
+        last: bool,
+        /// Its number, 1.
+        block: u32,
+        /// Its part of the encoded list.
+        octets: Vec<u8>,
+    },
     /// C3 01: execute a method.
     Action {
         /// Id and priority.
@@ -108,165 +104,100 @@ pub enum Request {
         /// Its parameter.
         parameter: Option<Data>,
     },
+    /// C3 02: the block of the answer after this one.
+    ActionNext {
+        /// Id and priority of the ACTION it continues.
+        invoke: InvokeId,
+        /// The number of the block received last.
+        block: u32,
+    },
+    /// C3 03: execute several methods.
+    ActionList {
+        /// Id and priority.
+        invoke: InvokeId,
+        /// Which, and their parameters; null-data and none are one on the wire.
+        methods: Vec<(Method, Option<Data>)>,
+    },
+    /// C3 04: execute a method, with the first block of its parameter.
+    ActionFirstBlock {
+        /// Id and priority.
+        invoke: InvokeId,
+        /// Which.
+        method: Method,
+        /// Whether it is the only block.
+        last: bool,
+        /// Its number, 1.
+        block: u32,
+        /// Its part of the encoded parameter.
+        octets: Vec<u8>,
+    },
+    /// C3 05: execute several methods, with the first block of the list of parameters.
+    ActionListFirstBlock {
+        /// Id and priority.
+        invoke: InvokeId,
+        /// Which.
+        methods: Vec<Method>,
+        /// Whether it is the only block.
+        last: bool,
+        /// Its number, 1.
+        block: u32,
+        /// Its part of the encoded list.
+        octets: Vec<u8>,
+    },
+    /// C3 06: the next block of an ACTION.
+    ActionBlock {
+        /// Id and priority of the ACTION it continues.
+        invoke: InvokeId,
+        /// Whether it is the last.
+        last: bool,
+        /// Its number.
+        block: u32,
+        /// Its part of what is encoded.
+        octets: Vec<u8>,
+    },
+    /// D9: read, write and execute, several objects.
+    Access {
+        /// Id, flags and priority.
+        invoke: LongInvokeId,
+        /// When, by the client's clock: a COSEM date-time.
+        time: Option<[u8; 12]>,
+        /// What, in this order.
+        accesses: Vec<Access>,
+    },
 }
 
 impl Request {
-    /// Decodes a plaintext request APDU that fills `octets` exactly.
-    ///
-    /// # Errors
-    /// What is malformed, or a service type that is not supported (with-list, long SET and ACTION), with its offset.
-    pub fn decode(octets: &[u8]) -> Result<Self, Error> {
-        let mut reader = Reader::new(octets);
-        let tag = reader.u8()?;
-        let offset = reader.offset();
-        let kind = reader.u8()?;
-        let invoke = InvokeId::from_octet(reader.u8()?);
-        let request = match (tag, kind) {
-            (0xC0, 1) => Self::Get {
-                invoke,
-                attribute: read_attribute(&mut reader)?,
-                selection: read_selection(&mut reader)?,
-            },
-            (0xC0, 2) => Self::GetNext {
-                invoke,
-                block: reader.u32()?,
-            },
-            (0xC1, 1) => Self::Set {
-                invoke,
-                attribute: read_attribute(&mut reader)?,
-                selection: read_selection(&mut reader)?,
-                value: Data::read(&mut reader)?,
-            },
-            (0xC3, 1) => Self::Action {
-                invoke,
-                method: read_method(&mut reader)?,
-                parameter: if reader.present()? {
-                    Some(Data::read(&mut reader)?)
-                } else {
-                    None
-                },
-            },
-            (0xC0 | 0xC1 | 0xC3, found) => {
-                let expected = "a normal request, or the next block of a GET";
-                return Err(Error::Unexpected {
-                    offset,
-                    expected,
-                    found,
-                });
-            }
-            (found, _) => {
-                let expected = "the tag of a GET, SET or ACTION request (C0, C1, C3)";
-                return Err(Error::Unexpected {
-                    offset: 0,
-                    expected,
-                    found,
-                });
-            }
-        };
-        reader.finish()?;
-        Ok(request)
-    }
-
-    /// The octets of the APDU.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        match self {
-            Self::Get {
-                invoke,
-                attribute,
-                selection,
-            } => {
-                out.extend_from_slice(&[0xC0, 1, invoke.octet()]);
-                put_attribute(&mut out, *attribute);
-                put_selection(&mut out, selection.as_ref());
-            }
-            Self::GetNext { invoke, block } => {
-                out.extend_from_slice(&[0xC0, 2, invoke.octet()]);
-                out.extend_from_slice(&block.to_be_bytes());
-            }
-            Self::Set {
-                invoke,
-                attribute,
-                selection,
-                value,
-            } => {
-                out.extend_from_slice(&[0xC1, 1, invoke.octet()]);
-                put_attribute(&mut out, *attribute);
-                put_selection(&mut out, selection.as_ref());
-                value.encode_into(&mut out);
-            }
-            Self::Action {
-                invoke,
-                method,
-                parameter,
-            } => {
-                out.extend_from_slice(&[0xC3, 1, invoke.octet()]);
-                put_descriptor(&mut out, method.class_id, method.name, method.index);
-                out.push(u8::from(parameter.is_some()));
-                if let Some(parameter) = parameter {
-                    parameter.encode_into(&mut out);
-                }
-            }
-        }
-        out
-    }
-
-    /// Its id and priority.
+    /// Its id and priority; of an ACCESS the short form of them.
     #[must_use]
     pub const fn invoke(&self) -> InvokeId {
         match self {
             Self::Get { invoke, .. }
             | Self::GetNext { invoke, .. }
+            | Self::GetList { invoke, .. }
             | Self::Set { invoke, .. }
-            | Self::Action { invoke, .. } => *invoke,
+            | Self::SetFirstBlock { invoke, .. }
+            | Self::SetBlock { invoke, .. }
+            | Self::SetList { invoke, .. }
+            | Self::SetListFirstBlock { invoke, .. }
+            | Self::Action { invoke, .. }
+            | Self::ActionNext { invoke, .. }
+            | Self::ActionList { invoke, .. }
+            | Self::ActionFirstBlock { invoke, .. }
+            | Self::ActionListFirstBlock { invoke, .. }
+            | Self::ActionBlock { invoke, .. } => *invoke,
+            Self::Access { invoke, .. } => invoke.short(),
         }
     }
-}
 
-fn read_descriptor(reader: &mut Reader<'_>) -> Result<(u16, Obis, i8), Error> {
-    Ok((reader.u16()?, Obis::new(reader.array()?), reader.i8()?))
-}
-
-fn read_attribute(reader: &mut Reader<'_>) -> Result<Attribute, Error> {
-    let (class_id, name, index) = read_descriptor(reader)?;
-    Ok(Attribute {
-        class_id,
-        name,
-        index,
-    })
-}
-
-fn read_method(reader: &mut Reader<'_>) -> Result<Method, Error> {
-    let (class_id, name, index) = read_descriptor(reader)?;
-    Ok(Method {
-        class_id,
-        name,
-        index,
-    })
-}
-
-fn read_selection(reader: &mut Reader<'_>) -> Result<Option<Selection>, Error> {
-    if reader.present()? {
-        Selection::read(reader).map(Some)
-    } else {
-        Ok(None)
-    }
-}
-
-fn put_descriptor(out: &mut Vec<u8>, class_id: u16, name: Obis, index: i8) {
-    out.extend_from_slice(&class_id.to_be_bytes());
-    out.extend_from_slice(&name.bytes());
-    out.extend_from_slice(&index.to_be_bytes());
-}
-
-fn put_attribute(out: &mut Vec<u8>, attribute: Attribute) {
-    put_descriptor(out, attribute.class_id, attribute.name, attribute.index);
-}
-
-fn put_selection(out: &mut Vec<u8>, selection: Option<&Selection>) {
-    out.push(u8::from(selection.is_some()));
-    if let Some(selection) = selection {
-        selection.encode_into(out);
+    /// Whether it carries, or asks for, a block of a service that was begun by another request.
+    #[must_use]
+    pub const fn continues(&self) -> bool {
+        matches!(
+            self,
+            Self::GetNext { .. }
+                | Self::SetBlock { .. }
+                | Self::ActionNext { .. }
+                | Self::ActionBlock { .. }
+        )
     }
 }

@@ -115,7 +115,7 @@ fn serve(request: &Request) -> Response {
             result: dlms::ActionResult::SUCCESS,
             data: None,
         },
-        Request::GetNext { .. } => unreachable!("blocks are the meter value's own affair"),
+        other => unreachable!("{other:?}: the meter value hands over none of these"),
     }
 }
 
