@@ -3,19 +3,19 @@
 //! The link comes first: a meter that is silent (it boots, say) costs no use of the permit, and a permit that does not
 //! hold costs the meter no more than a TCP handshake.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use dlms::{ClientConfig, Conformance, SystemTitle};
 use kit::PeerName;
 use latchkey_proto::{
     audit::v1::{CommandService, Permit, SignedPermit},
-    custody::v1::{Mechanism, OpenContextResponse, Protection},
+    custody::v1::{self as custody, Mechanism, OpenContextResponse, Protection},
 };
 use prost::Message as _;
 
 use crate::{
     custody::{Context, Custody, Terms},
-    directory::Meter,
+    directory::{Address, Meter, Security, Transport},
     error::Error,
     link::Gateway,
     session::{Opened, Session},
@@ -85,11 +85,8 @@ impl Opening {
     }
 
     async fn open(self) -> Result<(Session, Opened), Error> {
-        let link = self
-            .tools
-            .gateway
-            .connect(&self.meter.id, self.meter.address)
-            .await?;
+        let address = self.check_carried()?;
+        let link = self.tools.gateway.connect(&self.meter.id, address).await?;
         let (mechanism, protection) = self.manner();
         let terms = Terms {
             permit: self.permit.clone(),
@@ -115,6 +112,26 @@ impl Opening {
                 session.close().await;
                 Err(error)
             }
+        }
+    }
+
+    /// What the directory knows and this service does not do yet is refused: it must not be opened as something else.
+    fn check_carried(&self) -> Result<SocketAddr, Error> {
+        let Meter {
+            address,
+            transport,
+            protection,
+            security,
+            ..
+        } = &self.meter;
+        let plainest = Security::parse(&custody::Security::default(), *protection);
+        match address {
+            Address::Ip(address) if *transport == Transport::Tcp && plainest == Some(*security) => {
+                Ok(*address)
+            }
+            Address::Ip(_) | Address::Serial(_) => Err(Error::Unsupported(
+                "its transport or its security is not carried yet".to_owned(),
+            )),
         }
     }
 

@@ -8,11 +8,12 @@ use latchkey_proto::{
         meter_service_server::MeterService,
     },
     audit::v1::{Entry, EntryKind},
+    custody::v1::{KeyInfo, SecurityPolicy},
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    directory::{Meter, parse_address},
+    directory::{Address, Meter},
     error::Error,
     store::Store,
 };
@@ -32,11 +33,7 @@ impl MeterApi {
         if let Some(enrolled) = self.store.by_id(&meter.id).await? {
             return same(enrolled, &meter);
         }
-        if let Some(other) = self
-            .store
-            .holder_of(&meter.address.to_string(), meter.server_sap)
-            .await?
-        {
+        if let Some(other) = self.store.holder_of(&meter).await? {
             return Err(Error::AddressTaken {
                 address: meter.address.to_string(),
                 meter_id: other,
@@ -52,36 +49,18 @@ impl MeterApi {
             Some(enrolled) => same(enrolled, &meter),
             None => Err(Error::AddressTaken {
                 address: meter.address.to_string(),
-                meter_id: self
-                    .store
-                    .holder_of(&meter.address.to_string(), meter.server_sap)
-                    .await?
-                    .unwrap_or_default(),
+                meter_id: self.store.holder_of(&meter).await?.unwrap_or_default(),
             }),
         }
     }
 
     async fn record(&self, meter: &Meter, principal: &PeerName, what: &str) -> Result<(), Error> {
-        let Meter {
-            id,
-            address,
-            client_sap,
-            server_sap,
-            mechanism,
-            protection,
-            profile,
-            ..
-        } = meter;
         let entry = Entry {
             kind: EntryKind::Meter.into(),
             principal: principal.to_string(),
-            meter_id: id.clone(),
+            meter_id: meter.id.clone(),
             request_id: context::request_id(),
-            detail: format!(
-                "{what}: address {address}, client SAP {client_sap}, server SAP {server_sap}, {}, {}, profile {profile}",
-                mechanism.as_str_name(),
-                protection.as_str_name(),
-            ),
+            detail: format!("{what}: {}", facts(meter)),
             ..Entry::default()
         };
         self.trail
@@ -90,6 +69,42 @@ impl MeterApi {
             .map(drop)
             .map_err(Error::Trail)
     }
+}
+
+/// A meter's facts in one line, for the trail.
+fn facts(meter: &Meter) -> String {
+    let Meter {
+        address,
+        client_sap,
+        server_sap,
+        profile,
+        security,
+        ..
+    } = meter;
+    let mut facts = format!(
+        "address {address}, {}, client SAP {client_sap}, server SAP {server_sap}, {}, {}, suite {}, profile {profile}",
+        meter.transport.kind().as_str_name(),
+        meter.mechanism.as_str_name(),
+        meter.protection.as_str_name(),
+        security.suite,
+    );
+    for (said, what) in [
+        (
+            security.policy != SecurityPolicy::Unspecified,
+            security.policy.as_str_name(),
+        ),
+        (security.signed, "signed"),
+        (
+            security.key_info != KeyInfo::Unspecified,
+            security.key_info.as_str_name(),
+        ),
+    ] {
+        if said {
+            facts.push_str(", ");
+            facts.push_str(what);
+        }
+    }
+    facts
 }
 
 fn same(enrolled: Meter, asked: &Meter) -> Result<Meter, Error> {
@@ -126,7 +141,7 @@ impl MeterService for MeterApi {
     ) -> Result<Response<GetMeterResponse>, Status> {
         let GetMeterRequest { meter_id, address } = request.into_inner();
         let meter = if meter_id.is_empty() {
-            let canonical = parse_address(&address).map_err(|why| Error::field("address", why))?;
+            let canonical = Address::parse(&address).map_err(|why| Error::field("address", why))?;
             let mut found = self.store.by_address(&canonical.to_string()).await?;
             if found.len() > 1 {
                 return Err(Error::AddressAmbiguous(address).into());
