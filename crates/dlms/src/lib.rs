@@ -79,6 +79,7 @@
 extern crate alloc;
 
 pub mod acse;
+pub mod agreement;
 mod axdr;
 mod cause;
 mod cipher;
@@ -107,7 +108,7 @@ pub use data::{Data, MAX_DEPTH, MAX_ELEMENTS};
 pub use error::Error;
 pub use gbt::GeneralBlock;
 pub use link::LinkConfig;
-pub use mechanism::{ApplicationContext, CHALLENGE_MAX, CHALLENGE_MIN, Mechanism};
+pub use mechanism::{ApplicationContext, CHALLENGE_MAX, CHALLENGE_MIN, HlsInput, Mechanism, Piece};
 pub use meter::{ClientAccess, Meter, MeterConfig};
 pub use obis::Obis;
 pub use security::{

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use crate::axdr::Reader;
 use crate::error::Error;
+use crate::security::{GmacToken, Suite, SystemTitle};
 
 /// Shortest challenge (IEC 62056-5-3, HLS).
 pub const CHALLENGE_MIN: usize = 8;
@@ -72,10 +73,44 @@ impl Mechanism {
         self.id() >= 2
     }
 
-    /// Whether the association values of this crate speak it: 0, 1 and 5.
+    /// Whether the association values of this crate speak it: all but 2, which every manufacturer does otherwise.
+    ///
+    /// 3 and 4 rest on broken hashes: a policy outside of this crate decides whether they may be used.
     #[must_use]
     pub const fn is_supported(self) -> bool {
-        matches!(self.id(), 0 | 1 | 5)
+        !matches!(self, Self::HlsManufacturer)
+    }
+
+    /// The shortest challenge it may have, in octets; the longest is [`CHALLENGE_MAX`].
+    #[must_use]
+    pub const fn challenge_min(self) -> usize {
+        match self {
+            Self::HlsEcdsa => 32,
+            Self::None
+            | Self::Low
+            | Self::HlsManufacturer
+            | Self::HlsMd5
+            | Self::HlsSha1
+            | Self::HlsGmac
+            | Self::HlsSha256 => CHALLENGE_MIN,
+        }
+    }
+
+    /// Octets of its token f(challenge) in a suite. Nothing where there is none: below HLS, the manufacturer's own, and
+    /// ECDSA in suite 0, which has no curve.
+    #[must_use]
+    pub const fn token_len(self, suite: Suite) -> Option<usize> {
+        match self {
+            Self::None | Self::Low | Self::HlsManufacturer => None,
+            Self::HlsMd5 => Some(16),
+            Self::HlsSha1 => Some(20),
+            Self::HlsGmac => Some(GmacToken::LENGTH),
+            Self::HlsSha256 => Some(32),
+            Self::HlsEcdsa => match suite.signature_len() {
+                0 => None,
+                length => Some(length),
+            },
+        }
     }
 
     pub(crate) fn put(self, out: &mut Vec<u8>) {
@@ -94,6 +129,74 @@ impl Mechanism {
             expected: "a mechanism id 0..7",
             found,
         })
+    }
+}
+
+/// A piece of what a token is computed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// The HLS secret goes here: a holder of keys that does not show it digests it in its place.
+    Secret,
+    /// These octets.
+    Octets(&'a [u8]),
+}
+
+/// What the token of HLS 3, 4, 6 or 7 is computed over, by the party that makes it (HLS 5: [`crate::security::aad`]).
+///
+/// 3 and 4: challenge || secret, hashed. 6: secret || own title || other title || challenge || own challenge, hashed.
+/// 7: the same without the secret, signed. The challenge is the one that is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HlsInput<'a> {
+    mechanism: Mechanism,
+    titles: [[u8; 8]; 2],
+    challenges: [&'a [u8]; 2],
+}
+
+impl<'a> HlsInput<'a> {
+    /// Of a token that `signer` makes for `other`, over the challenge it received from `other` and the one it had sent.
+    /// Nothing for mechanisms whose tokens are made otherwise.
+    ///
+    /// To check a peer's token: the peer is the signer, and received one's own challenge.
+    #[must_use]
+    pub const fn new(
+        mechanism: Mechanism,
+        signer: SystemTitle,
+        other: SystemTitle,
+        received: &'a [u8],
+        sent: &'a [u8],
+    ) -> Option<Self> {
+        match mechanism {
+            Mechanism::HlsMd5 | Mechanism::HlsSha1 | Mechanism::HlsSha256 | Mechanism::HlsEcdsa => {
+                Some(Self {
+                    mechanism,
+                    titles: [signer.bytes(), other.bytes()],
+                    challenges: [received, sent],
+                })
+            }
+            Mechanism::None | Mechanism::Low | Mechanism::HlsManufacturer | Mechanism::HlsGmac => {
+                None
+            }
+        }
+    }
+
+    /// The pieces, in their order.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let [signer, other] = self.titles.each_ref().map(|title| Piece::Octets(title));
+        let [received, sent] = self.challenges.map(Piece::Octets);
+        let all = [signer, other, received, sent];
+        match self.mechanism {
+            Mechanism::HlsSha256 => [Some(Piece::Secret), None].into_iter().chain(all.map(Some)),
+            Mechanism::HlsEcdsa => [None, None].into_iter().chain(all.map(Some)),
+            Mechanism::None
+            | Mechanism::Low
+            | Mechanism::HlsManufacturer
+            | Mechanism::HlsMd5
+            | Mechanism::HlsSha1
+            | Mechanism::HlsGmac => [Some(received), Some(Piece::Secret)]
+                .into_iter()
+                .chain([None; 4]),
+        }
+        .flatten()
     }
 }
 
@@ -163,4 +266,63 @@ impl ApplicationContext {
 fn prefix(reader: &mut Reader<'_>, arcs: [u8; 6], expected: &'static str) -> Result<(), Error> {
     arcs.into_iter()
         .try_for_each(|arc| reader.tag(arc, expected))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_and_challenges_of_each_mechanism() {
+        for (id, token) in [
+            None,
+            None,
+            None,
+            Some(16),
+            Some(20),
+            Some(17),
+            Some(32),
+            Some(64),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mechanism = Mechanism::from_id(u8::try_from(id).unwrap()).unwrap();
+            assert_eq!(mechanism.token_len(Suite::Suite1), token);
+            assert_eq!(mechanism.is_supported(), id != 2);
+            assert_eq!(mechanism.challenge_min(), if id == 7 { 32 } else { 8 });
+        }
+        assert_eq!(Mechanism::HlsEcdsa.token_len(Suite::Suite0), None);
+        assert_eq!(Mechanism::HlsEcdsa.token_len(Suite::Suite2), Some(96));
+    }
+
+    #[test]
+    fn tokens_are_computed_over_their_pieces_in_order() {
+        let (signer, other) = (SystemTitle::new([1; 8]), SystemTitle::new([2; 8]));
+        let pieces = |mechanism| {
+            let input = HlsInput::new(mechanism, signer, other, b"received", b"sent")?;
+            Some(input.pieces().fold(Vec::new(), |mut all, piece| {
+                match piece {
+                    Piece::Secret => all.extend_from_slice(b"SECRET"),
+                    Piece::Octets(octets) => all.extend_from_slice(octets),
+                }
+                all
+            }))
+        };
+        let titles = [[1; 8], [2; 8]].concat();
+        let both = [&titles[..], b"receivedsent"].concat();
+        for mechanism in [Mechanism::HlsMd5, Mechanism::HlsSha1] {
+            assert_eq!(pieces(mechanism).unwrap(), b"receivedSECRET");
+        }
+        let secret_first = [b"SECRET", &both[..]].concat();
+        assert_eq!(pieces(Mechanism::HlsSha256), Some(secret_first));
+        assert_eq!(pieces(Mechanism::HlsEcdsa), Some(both));
+        for mechanism in [
+            Mechanism::Low,
+            Mechanism::HlsGmac,
+            Mechanism::HlsManufacturer,
+        ] {
+            assert_eq!(pieces(mechanism), None);
+        }
+    }
 }

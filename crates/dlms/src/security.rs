@@ -1,9 +1,22 @@
-//! Ciphered APDUs and what goes into AES-GCM (IEC 62056-5-3, security suites 0 to 2). No key and no cipher is here.
+//! Ciphered and signed APDUs, and what goes into AES-GCM and ECDSA (IEC 62056-5-3, security suites 0 to 2). No key and no
+//! cipher is here.
+
+mod ciphered;
+mod envelope;
+mod general;
+mod replay;
+mod token;
+
+pub use ciphered::Ciphered;
+pub use envelope::Envelope;
+pub use general::{GeneralCiphering, GeneralHeader, GeneralSigning, KeyInfo};
+pub use replay::{Replay, ReplayWindow};
+pub use token::GmacToken;
 
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::axdr::{Reader, length_of_length, put_length};
+use crate::axdr::{Reader, length_of_length, put_prefixed};
 use crate::error::Error;
 
 /// Octets of an authentication tag on the wire.
@@ -38,6 +51,22 @@ impl SystemTitle {
     #[must_use]
     pub const fn bytes(self) -> [u8; 8] {
         self.0
+    }
+
+    /// A title that may be empty.
+    fn read_optional(reader: &mut Reader<'_>) -> Result<Option<Self>, Error> {
+        if reader.peek() == Some(0) {
+            reader.u8()?;
+            return Ok(None);
+        }
+        Self::read(reader).map(Some)
+    }
+
+    fn put_optional(title: Option<Self>, out: &mut Vec<u8>) {
+        match title {
+            Some(title) => put_prefixed(out, &title.0),
+            None => out.push(0),
+        }
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
@@ -193,6 +222,41 @@ impl SecurityControl {
     pub const fn is_compressed(self) -> bool {
         self.0 & 0x80 != 0
     }
+
+    /// Why nobody here can take or make an APDU with this octet; nothing if somebody can.
+    #[must_use]
+    pub const fn unsupported(self) -> Option<&'static str> {
+        if self.is_compressed() {
+            Some("its plaintext is compressed, which nobody here speaks")
+        } else if self.suite().is_none() {
+            Some("its security suite is none of 0, 1 and 2")
+        } else if !self.is_authenticated() && !self.is_encrypted() {
+            Some("it is neither authenticated nor encrypted")
+        } else {
+            None
+        }
+    }
+}
+
+/// In words: "suite 0, authenticated, encrypted".
+impl fmt::Display for SecurityControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "suite {}", self.0 & 0x0F)?;
+        let words = [
+            (self.is_authenticated(), "authenticated"),
+            (self.is_encrypted(), "encrypted"),
+            (
+                !self.is_authenticated() && !self.is_encrypted(),
+                "not protected",
+            ),
+            (self.is_broadcast(), "broadcast key"),
+            (self.is_compressed(), "compressed"),
+        ];
+        let said = words
+            .into_iter()
+            .filter_map(|(said, word)| said.then_some(word));
+        said.into_iter().try_for_each(|word| write!(f, ", {word}"))
+    }
 }
 
 impl fmt::Debug for SecurityControl {
@@ -262,7 +326,7 @@ impl Protection {
         match (self, glo_tag(plain_tag)) {
             (Self::Plain, _) | (_, None) => None,
             (_, Some(glo @ (0x21 | 0x28 | 0x2E))) | (Self::Glo, Some(glo)) => Some(glo),
-            (Self::Ded, Some(glo)) => Some(glo.saturating_add(8)),
+            (Self::Ded, Some(_)) => ded_tag(plain_tag),
             (Self::GeneralGlo, Some(_)) => Some(GENERAL_GLO),
             (Self::GeneralDed, Some(_)) => Some(GENERAL_DED),
             (Self::GeneralCiphering(_), Some(_)) => Some(GENERAL_CIPHERING),
@@ -296,7 +360,8 @@ impl KeyChoice {
             Self::Wrapped => suite.wrapped_len().saturating_add(1 + 1 + 1 + 1),
             Self::OnePass => {
                 let data = suite.public_key_len().saturating_add(suite.signature_len());
-                data.saturating_add(1 + 1 + 2 + if data < 0x80 { 1 } else { 2 })
+                let length: usize = if data < 0x80 { 1 } else { 2 };
+                data.saturating_add(length).saturating_add(1 + 1 + 2)
             }
             Self::Static => 1 + 1 + 2 + 1,
         }
@@ -307,110 +372,26 @@ impl KeyChoice {
 /// 8 octets each, no date-time and no other information.
 const GENERAL_HEAD: usize = 1 + 3 * 9 + 1 + 1;
 
-/// A ciphered APDU, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ciphered {
-    /// The tag: a service-specific global one, or [`GENERAL_GLO`].
-    pub tag: u8,
-    /// The sender's system title; only general-glo-ciphering has it, and there it may be empty.
-    pub title: Option<SystemTitle>,
-    /// What protects it.
-    pub control: SecurityControl,
-    /// The invocation counter.
-    pub counter: u32,
-    /// Ciphertext, then the authentication tag of 12 octets (what control says is there).
-    pub body: Vec<u8>,
-}
-
-impl Ciphered {
-    /// Takes an APDU apart. That the tag fits is the cipher's business, not known here.
-    ///
-    /// # Errors
-    /// What is malformed, with its offset.
-    pub fn decode(octets: &[u8]) -> Result<Self, Error> {
-        let mut reader = Reader::new(octets);
-        let tag = reader.u8()?;
-        let title = if tag == GENERAL_GLO {
-            if reader.peek() == Some(0) {
-                reader.u8()?;
-                None
-            } else {
-                Some(SystemTitle::read(&mut reader)?)
-            }
-        } else if plain_tag(tag).is_some() {
-            None
-        } else {
-            return Err(Error::Unexpected {
-                offset: 0,
-                expected: "a global ciphering tag (21 28 2E C8..CF, DB)",
-                found: tag,
-            });
-        };
-        let mut inner = reader.nested()?;
-        reader.finish()?;
-        let control = SecurityControl(inner.u8()?);
-        let counter = inner.u32()?;
-        let shortest = if control.is_authenticated() { TAG } else { 0 };
-        if inner.left() < shortest {
-            return Err(Error::Truncated {
-                offset: inner.offset(),
-                needed: shortest,
-                found: inner.left(),
-            });
-        }
-        let body = inner.rest().to_vec();
-        Ok(Self {
-            tag,
-            title,
-            control,
-            counter,
-            body,
-        })
-    }
-
-    /// Puts it together.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.body.len().saturating_add(20));
-        out.push(self.tag);
-        if self.tag == GENERAL_GLO {
-            match self.title {
-                Some(title) => {
-                    out.push(8);
-                    out.extend_from_slice(&title.bytes());
-                }
-                None => out.push(0),
-            }
-        }
-        put_length(&mut out, self.body.len().saturating_add(5));
-        out.push(self.control.octet());
-        out.extend_from_slice(&self.counter.to_be_bytes());
-        out.extend_from_slice(&self.body);
-        out
-    }
-}
-
-/// Service-specific global tags and the plaintext tags they stand for (IEC 62056-5-3, XDLMS-APDU).
-const TAGS: [(u8, u8); 11] = [
-    (0x01, 0x21), // initiate request
-    (0x08, 0x28), // initiate response
-    (0x0E, 0x2E), // confirmed service error
-    (0xC0, 0xC8), // get request
-    (0xC1, 0xC9), // set request
-    (0xC2, 0xCA), // event notification
-    (0xC3, 0xCB), // action request
-    (0xC4, 0xCC), // get response
-    (0xC5, 0xCD), // set response
-    (0xC7, 0xCF), // action response
-    (0x00, 0x00), // ends the search
+/// Plaintext tags, and the service-specific global and dedicated tags that stand for them (IEC 62056-5-3, XDLMS-APDU).
+const TAGS: [[u8; 3]; 10] = [
+    [0x01, 0x21, 0x41], // initiate request
+    [0x08, 0x28, 0x48], // initiate response
+    [0x0E, 0x2E, 0x4E], // confirmed service error
+    [0xC0, 0xC8, 0xD0], // get request
+    [0xC1, 0xC9, 0xD1], // set request
+    [0xC2, 0xCA, 0xD2], // event notification
+    [0xC3, 0xCB, 0xD3], // action request
+    [0xC4, 0xCC, 0xD4], // get response
+    [0xC5, 0xCD, 0xD5], // set response
+    [0xC7, 0xCF, 0xD7], // action response
 ];
 
 /// The global ciphering tag of a plaintext APDU tag.
 #[must_use]
 pub const fn glo_tag(plain_tag: u8) -> Option<u8> {
-    let mut rest: &[(u8, u8)] = &TAGS;
-    while let [(plain, glo), tail @ ..] = rest {
-        if *plain == plain_tag && *glo != 0 {
+    let mut rest: &[[u8; 3]] = &TAGS;
+    while let [[plain, glo, _], tail @ ..] = rest {
+        if *plain == plain_tag {
             return Some(*glo);
         }
         rest = tail;
@@ -418,12 +399,25 @@ pub const fn glo_tag(plain_tag: u8) -> Option<u8> {
     None
 }
 
-/// The plaintext APDU tag of a service-specific global tag.
+/// The dedicated ciphering tag of a plaintext APDU tag.
 #[must_use]
-pub const fn plain_tag(glo_tag: u8) -> Option<u8> {
-    let mut rest: &[(u8, u8)] = &TAGS;
-    while let [(plain, glo), tail @ ..] = rest {
-        if *glo == glo_tag && *glo != 0 {
+pub const fn ded_tag(plain_tag: u8) -> Option<u8> {
+    let mut rest: &[[u8; 3]] = &TAGS;
+    while let [[plain, _, ded], tail @ ..] = rest {
+        if *plain == plain_tag {
+            return Some(*ded);
+        }
+        rest = tail;
+    }
+    None
+}
+
+/// The plaintext APDU tag of a service-specific global or dedicated tag.
+#[must_use]
+pub const fn plain_tag(tag: u8) -> Option<u8> {
+    let mut rest: &[[u8; 3]] = &TAGS;
+    while let [[plain, glo, ded], tail @ ..] = rest {
+        if *glo == tag || *ded == tag {
             return Some(*plain);
         }
         rest = tail;
@@ -431,11 +425,12 @@ pub const fn plain_tag(glo_tag: u8) -> Option<u8> {
     None
 }
 
-/// Whether the APDU is one that [`Ciphered`] takes apart.
+/// Whether the APDU is ciphered: one that [`Ciphered`] or [`GeneralCiphering`] takes apart.
 #[must_use]
 pub fn is_ciphered(apdu: &[u8]) -> bool {
-    apdu.first()
-        .is_some_and(|tag| *tag == GENERAL_GLO || plain_tag(*tag).is_some())
+    apdu.first().is_some_and(|tag| {
+        matches!(*tag, GENERAL_GLO | GENERAL_DED | GENERAL_CIPHERING) || plain_tag(*tag).is_some()
+    })
 }
 
 /// The GCM nonce: the *sender's* system title, then the invocation counter.
@@ -447,152 +442,29 @@ pub const fn nonce(title: SystemTitle, counter: u32) -> [u8; 12] {
 }
 
 /// The additional authenticated data: control octet, AK, and the plaintext where it is authenticated only
-/// (an HLS5 token: the challenge). Without authentication there is none.
+/// (an HLS5 token: the challenge). Without authentication there is none. Of general-ciphering:
+/// [`GeneralHeader::aad`].
 #[must_use]
 pub fn aad(control: SecurityControl, ak: &[u8], plaintext_if_auth_only: &[u8]) -> Vec<u8> {
+    aad_of(control, ak, &[], plaintext_if_auth_only)
+}
+
+fn aad_of(control: SecurityControl, ak: &[u8], header: &[u8], plaintext: &[u8]) -> Vec<u8> {
     // Exactly as large as needed: one that grew would leave a copy of AK behind, which no caller can wipe.
-    let room = ak
-        .len()
-        .saturating_add(plaintext_if_auth_only.len())
-        .saturating_add(1);
+    let room = [1, ak.len(), header.len(), plaintext.len()]
+        .into_iter()
+        .fold(0, usize::saturating_add);
     let mut out = Vec::with_capacity(room);
     if control.is_authenticated() {
         out.push(control.octet());
         out.extend_from_slice(ak);
+        out.extend_from_slice(header);
         if !control.is_encrypted() {
-            out.extend_from_slice(plaintext_if_auth_only);
+            out.extend_from_slice(plaintext);
         }
     }
     out
 }
 
-/// An HLS5 token, SC || IC || T (17 octets).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GmacToken {
-    /// A bit and suite: 0x10 | suite.
-    pub control: SecurityControl,
-    /// The sender's invocation counter.
-    pub counter: u32,
-    /// The GMAC, 12 octets.
-    pub tag: [u8; TAG],
-}
-
-impl GmacToken {
-    /// Takes a token apart.
-    ///
-    /// # Errors
-    /// Another length than 17 octets, or a control octet that is not suite 0, authentication only.
-    pub fn decode(octets: &[u8]) -> Result<Self, Error> {
-        let mut reader = Reader::new(octets);
-        reader.tag(
-            SecurityControl::AUTH.octet(),
-            "an HLS5 control octet of suite 0 (10)",
-        )?;
-        let token = Self {
-            control: SecurityControl::AUTH,
-            counter: reader.u32()?,
-            tag: reader.array()?,
-        };
-        reader.finish()?;
-        Ok(token)
-    }
-
-    /// Puts it together.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(5 + TAG);
-        out.push(self.control.octet());
-        out.extend_from_slice(&self.counter.to_be_bytes());
-        out.extend_from_slice(&self.tag);
-        out
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::vec;
-
-    #[test]
-    fn tags_go_there_and_back() {
-        for plain in 0..=u8::MAX {
-            if let Some(glo) = glo_tag(plain) {
-                assert_eq!(plain_tag(glo), Some(plain));
-            }
-        }
-        assert_eq!(glo_tag(0), None);
-        assert_eq!(plain_tag(0), None);
-        assert_eq!(glo_tag(0xC7), Some(0xCF));
-        assert_eq!(Protection::GeneralGlo.tag(0xC0), Some(GENERAL_GLO));
-        for (plain, glo) in [(0x01, 0x21), (0x08, 0x28), (0x0E, 0x2E)] {
-            assert_eq!(Protection::GeneralGlo.tag(plain), Some(glo));
-        }
-        assert_eq!(Protection::Plain.tag(0xC0), None);
-        assert_eq!(Protection::Glo.tag(0xD8), None);
-    }
-
-    #[test]
-    fn overhead_is_what_encoding_adds() {
-        for (protection, tag, title) in [
-            (Protection::Glo, 0xC8, None),
-            (
-                Protection::GeneralGlo,
-                GENERAL_GLO,
-                Some(SystemTitle::new([1; 8])),
-            ),
-        ] {
-            for plain in [0, 1, 110, 111, 238, 239, 1000, 65_000] {
-                let ciphered = Ciphered {
-                    tag,
-                    title,
-                    control: SecurityControl::AUTH_ENC,
-                    counter: 1,
-                    body: vec![0; plain + TAG],
-                };
-                assert_eq!(
-                    ciphered.encode().len(),
-                    plain + protection.overhead(SecurityControl::AUTH_ENC, plain),
-                    "{plain}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn associated_data_never_moves() {
-        for control in [SecurityControl::AUTH, SecurityControl::AUTH_ENC] {
-            let data = aad(control, &[7; 16], &[8; 64]);
-            assert_eq!(
-                (data.capacity(), data.first()),
-                (1 + 16 + 64, Some(&control.octet())),
-                "its room is what it began with"
-            );
-        }
-    }
-
-    #[test]
-    fn malformed_ciphered_apdus_are_named() {
-        assert!(matches!(
-            Ciphered::decode(&[0xC0, 0]),
-            Err(Error::Unexpected { offset: 0, .. })
-        ));
-        assert!(matches!(
-            Ciphered::decode(&[0xC8, 3, 0x30, 0, 0]),
-            Err(Error::Truncated { offset: 3, .. })
-        ));
-        assert!(matches!(
-            Ciphered::decode(&[0xC8, 6, 0x30, 0, 0, 0, 1, 9]),
-            Err(Error::Truncated { offset: 7, .. })
-        ));
-        assert!(matches!(
-            Ciphered::decode(&[0xDB, 7, 1, 2, 3, 4, 5, 6, 7, 5]),
-            Err(Error::Bounds {
-                offset: 1,
-                found: 7,
-                ..
-            })
-        ));
-        assert!(GmacToken::decode(&[0x11; 17]).is_err());
-        assert!(GmacToken::decode(&[0x10; 18]).is_err());
-    }
-}
+mod tests;

@@ -412,7 +412,7 @@ fn a_configuration_that_cannot_work_sends_nothing() {
             config.authentication_value = vec![1]
         }),
         (Mechanism::HlsGmac, |config| {
-            config.mechanism = Mechanism::HlsMd5
+            config.mechanism = Mechanism::HlsManufacturer
         }),
     ];
     for (mechanism, change) in change {
