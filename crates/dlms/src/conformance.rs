@@ -22,12 +22,20 @@ impl Conformance {
     pub const BLOCK_TRANSFER_SET: Self = Self::bit(12);
     /// Bit 13: ACTION requests and answers may come in blocks.
     pub const BLOCK_TRANSFER_ACTION: Self = Self::bit(13);
+    /// Bit 14: several attributes or methods in one request (with-list).
+    pub const MULTIPLE_REFERENCES: Self = Self::bit(14);
+    /// Bit 16: DataNotification, what a push setup sends.
+    pub const DATA_NOTIFICATION: Self = Self::bit(16);
+    /// Bit 17: ACCESS.
+    pub const ACCESS: Self = Self::bit(17);
     /// Bit 19: GET.
     pub const GET: Self = Self::bit(19);
     /// Bit 20: SET.
     pub const SET: Self = Self::bit(20);
     /// Bit 21: selective access.
     pub const SELECTIVE_ACCESS: Self = Self::bit(21);
+    /// Bit 22: EventNotification.
+    pub const EVENT_NOTIFICATION: Self = Self::bit(22);
     /// Bit 23: ACTION.
     pub const ACTION: Self = Self::bit(23);
     /// What a reset needs, and no more: GET (also in blocks, also selective) and ACTION, but no SET.
