@@ -217,7 +217,7 @@ impl Data {
         }
     }
 
-    const fn tag(&self) -> u8 {
+    pub(crate) const fn tag(&self) -> u8 {
         match self {
             Self::Null => 0,
             Self::Array(_) => 1,

@@ -85,6 +85,7 @@ mod cause;
 mod cipher;
 pub mod client;
 mod conformance;
+pub mod cosem;
 mod data;
 mod error;
 pub mod gbt;
