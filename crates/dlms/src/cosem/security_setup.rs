@@ -4,14 +4,15 @@ use alloc::vec::Vec;
 
 use super::value::{Code, Elements, Mismatch, Octets, Title, Value, code};
 use crate::data::Data;
+use crate::security::Suite;
 
 class! {
     64, "Security setup";
     attributes {
         /// What must be protected.
         2 SECURITY_POLICY "security_policy": Policy;
-        /// The security suite: 0, 1 or 2.
-        3 SECURITY_SUITE "security_suite": Code;
+        /// The security suite.
+        3 SECURITY_SUITE "security_suite": Suite;
         /// The system title of the client.
         4 CLIENT_SYSTEM_TITLE "client_system_title": Title;
         /// The system title of the meter.
@@ -110,6 +111,19 @@ impl Value for Policy {
     fn from_data(data: &Data) -> Result<Self, Mismatch> {
         let code = code(data, Self::EXPECTED)?;
         Self::from_code(code).ok_or_else(|| Mismatch::new(Self::EXPECTED, data))
+    }
+}
+
+impl Value for Suite {
+    const EXPECTED: &'static str = "enum 0..2";
+
+    fn to_data(&self) -> Data {
+        Data::Enum(self.id())
+    }
+
+    fn from_data(data: &Data) -> Result<Self, Mismatch> {
+        let id = code(data, <Self as Value>::EXPECTED)?;
+        Self::from_id(id).ok_or_else(|| Mismatch::new(<Self as Value>::EXPECTED, data))
     }
 }
 

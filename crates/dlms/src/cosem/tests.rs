@@ -19,7 +19,7 @@ use super::security_setup::{CertificateId, Policy};
 use super::*;
 use crate::conformance::Conformance;
 use crate::mechanism::{ApplicationContext, Mechanism};
-use crate::security::SystemTitle;
+use crate::security::{Suite, SystemTitle};
 
 /// Octets that values are made of: the same octets make the same value.
 pub(super) struct Seed(Vec<u8>);
@@ -181,6 +181,7 @@ sample! {
     Row: |seed| Self(seed.next());
     Title: |seed| Self(bool::sample(seed).then(|| SystemTitle::new(seed.next())));
     Policy: |seed| *seed.of(&[0, 1, 2, 3, 0x24, 0x48, 0x6C, 0x9C, 0xFC].map(|code| Self::from_code(code).unwrap()));
+    Suite: |seed| Self::from_id(u8::sample(seed) % 3).unwrap();
     ClientSap: |seed| Self(seed.next());
     ContextName: |seed| Self(ApplicationContext::from_id(seed.next()));
     MechanismName: |seed| Self(Mechanism::from_id(u8::sample(seed) % 8).unwrap());

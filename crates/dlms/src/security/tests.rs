@@ -187,7 +187,11 @@ fn general_headers_count_lengths_and_empty_fields() {
     ]
     .concat();
     assert_eq!(aad, due);
-    assert_eq!(aad.capacity(), due.len() + 8, "its room is what it began with");
+    assert_eq!(
+        aad.capacity(),
+        due.len() + 8,
+        "its room is what it began with"
+    );
     let auth = header.aad(SecurityControl::new(0x11), &[0xD0; 16], b"here");
     assert!(auth.ends_with(&[0, 0, b'h', b'e', b'r', b'e']));
     assert!(
