@@ -1,11 +1,13 @@
 //! A meter on a foreign stack: `dlms-cosem-rs` does the DLMS, this file only the objects and the physics.
 //!
-//! It serves HLS5 with ciphered APDUs to the management client and the bare invocation counter to the public client
-//! (SAP 16), over the wrapper. A cold reset takes it away for a while, counts a power failure and logs 1 and 2.
+//! It serves its management client as a [`Way`] says and the bare invocation counter to the public client (SAP 16). A cold
+//! reset takes it away for a while, counts a power failure and logs 1 and 2.
+
+mod wire;
 
 use std::{
-    io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,16 +20,18 @@ use dlms::Data;
 use dlms_cosem_rs::{
     acse::AuthMechanism,
     axdr,
-    codec::{self, Encode as _, Writer},
+    codec::{self, Writer},
     cosem::{AttributeAccess, MethodAccess},
     obis::Obis,
     security::{
-        KeyRing, RandomSource, RustCryptoProvider, SecurityPolicy, SecuritySuite, SystemTitle,
+        KeyRing, RandomSource, RustCryptoProvider, Secret, SecurityPolicy, SecuritySuite,
+        SystemTitle,
     },
     server::{ObjectStore, Server, ServerConfig, StoreResult},
-    transport::wrapper::{StreamReassembler, Wpdu},
     xdlms::{ActionResult, DataAccessResult, SelectiveAccess},
 };
+
+use wire::House;
 
 /// Keys and titles of the foreign meter.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +44,39 @@ pub struct Keys {
     pub client_system_title: [u8; 8],
     /// Title of the meter.
     pub server_system_title: [u8; 8],
+}
+
+/// How a foreign meter talks to its management client.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// How APDUs travel.
+    pub transport: Transport,
+    /// How it authenticates.
+    pub auth: Auth,
+    /// Keys and titles.
+    pub keys: Keys,
+}
+
+/// How APDUs travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// The wrapper over TCP.
+    Tcp,
+    /// The wrapper over UDP.
+    Udp,
+    /// HDLC over TCP.
+    Hdlc,
+}
+
+/// How the management client authenticates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// Not at all, in clear.
+    None,
+    /// By this password, in clear.
+    Low(&'static [u8]),
+    /// HLS5, ciphered.
+    Gmac,
 }
 
 /// What a foreign meter has been through.
@@ -75,14 +112,24 @@ const LOAD_ENTRIES: u32 = 96;
 const MANUFACTURED: u64 = 1_780_000_000;
 
 impl ForeignMeter {
-    /// Starts it on an address.
+    /// Starts one with HLS5 over TCP.
     ///
     /// # Errors
     /// If the address is taken.
     pub fn start(address: SocketAddr, keys: Keys, relay_closed: bool) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
-        let address = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
+        let way = Way {
+            transport: Transport::Tcp,
+            auth: Auth::Gmac,
+            keys,
+        };
+        Self::start_as(address, way, relay_closed)
+    }
+
+    /// Starts one.
+    ///
+    /// # Errors
+    /// If the address is taken.
+    pub fn start_as(address: SocketAddr, way: Way, relay_closed: bool) -> io::Result<Self> {
         let life = Arc::new(Mutex::new(Life {
             executed: Vec::new(),
             relay_commands: Vec::new(),
@@ -95,10 +142,28 @@ impl ForeignMeter {
             server_counter: 0,
         }));
         let stop = Arc::new(AtomicBool::new(false));
-        let server = std::thread::spawn({
-            let (life, stop) = (life.clone(), stop.clone());
-            move || accept(&listener, keys, &life, &stop)
-        });
+        let house = House {
+            way,
+            life: life.clone(),
+            stop: stop.clone(),
+        };
+        let (address, server) = match way.transport {
+            Transport::Udp => {
+                let socket = UdpSocket::bind(address)?;
+                socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+                let address = socket.local_addr()?;
+                let serve = move || wire::serve_udp(&socket, &house);
+                (address, std::thread::spawn(serve))
+            }
+            Transport::Tcp | Transport::Hdlc => {
+                let listener = TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                let address = listener.local_addr()?;
+                let hdlc = way.transport == Transport::Hdlc;
+                let serve = move || wire::accept(&listener, &house, hdlc);
+                (address, std::thread::spawn(serve))
+            }
+        };
         Ok(Self {
             address,
             life,
@@ -133,90 +198,57 @@ fn booting(life: &Mutex<Life>) -> bool {
         .is_some_and(|until| Instant::now() < until)
 }
 
-fn accept(listener: &TcpListener, keys: Keys, life: &Arc<Mutex<Life>>, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        match listener.accept() {
-            // A booting meter's stack is not there: the connection ends at once.
-            Ok((stream, _)) if booting(life) => drop(stream),
-            Ok((stream, _)) => drop(serve(stream, keys, life, stop)),
-            Err(_) => std::thread::park_timeout(Duration::from_millis(5)),
-        }
-    }
-}
-
-fn serve(
-    mut stream: TcpStream,
-    keys: Keys,
-    life: &Arc<Mutex<Life>>,
-    stop: &AtomicBool,
-) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_millis(50)))?;
-    let mut public = engine(keys, life, true);
-    let mut management = engine(keys, life, false);
-    let reassembler = StreamReassembler::new(2048);
-    let (mut buffered, mut chunk, mut out) = (Vec::new(), [0_u8; 512], [0_u8; 4096]);
-    while !stop.load(Ordering::Relaxed) && !booting(life) {
-        let count = match stream.read(&mut chunk) {
-            Ok(0) => return Ok(()),
-            Ok(count) => count,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) =>
-            {
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        buffered.extend_from_slice(&chunk[..count]);
-        while let Ok(Some((wpdu, used))) = reassembler.next_pdu(&buffered) {
-            let client = wpdu.header.source;
-            let engine = if client == 16 {
-                &mut public
-            } else {
-                &mut management
-            };
-            let reply = engine
-                .handle(wpdu.apdu, &mut out)
-                .map_err(io::Error::other)?;
-            let mut frame = Vec::new();
-            Wpdu::new(wpdu.header.destination, client, &out[..reply])
-                .and_then(|reply| reply.encode(&mut frame))
-                .map_err(io::Error::other)?;
-            stream.write_all(&frame)?;
-            buffered.drain(..used);
-            let mut life = lock(life);
-            life.server_counter = management.invocation_counter();
-            if let Some(highest) = management.peer_invocation_counter() {
-                life.client_counter = highest;
-            }
-        }
-    }
-    Ok(())
-}
-
 type Engine = Server<Objects, RustCryptoProvider<Challenge>, 8192>;
 
-fn engine(keys: Keys, life: &Arc<Mutex<Life>>, public: bool) -> Engine {
+/// The associations of one connection: one of each client.
+struct Engines {
+    public: Engine,
+    management: Engine,
+    life: Arc<Mutex<Life>>,
+}
+
+impl Engines {
+    fn new(house: &House) -> Self {
+        Self {
+            public: engine(house, true),
+            management: engine(house, false),
+            life: house.life.clone(),
+        }
+    }
+
+    fn answer(&mut self, client: u16, apdu: &[u8]) -> io::Result<Vec<u8>> {
+        let engine = if client == 16 {
+            &mut self.public
+        } else {
+            &mut self.management
+        };
+        let mut out = [0_u8; 4096];
+        let reply = engine.handle(apdu, &mut out).map_err(io::Error::other)?;
+        let mut life = lock(&self.life);
+        life.server_counter = self.management.invocation_counter();
+        if let Some(highest) = self.management.peer_invocation_counter() {
+            life.client_counter = highest;
+        }
+        Ok(out[..reply].to_vec())
+    }
+}
+
+fn engine(house: &House, public: bool) -> Engine {
+    let (keys, life) = (house.way.keys, &house.life);
     let objects = Objects {
         life: life.clone(),
         public,
     };
-    let (mechanism, security, ring) = if public {
-        (
-            AuthMechanism::None,
-            SecurityPolicy::NONE,
-            KeyRing::default(),
-        )
-    } else {
-        let policy = SecurityPolicy::authenticated_encrypted(SecuritySuite::Suite0);
-        (
-            AuthMechanism::HighGmac,
-            policy,
-            KeyRing::new(keys.ek, keys.ak),
-        )
+    let auth = if public { Auth::None } else { house.way.auth };
+    let clear = (SecurityPolicy::NONE, KeyRing::default());
+    let (mechanism, password, (security, ring)) = match auth {
+        Auth::None => (AuthMechanism::None, None, clear),
+        Auth::Low(password) => (AuthMechanism::Low, Secret::new(password).ok(), clear),
+        Auth::Gmac => {
+            let policy = SecurityPolicy::authenticated_encrypted(SecuritySuite::Suite0);
+            let ring = KeyRing::new(keys.ek, keys.ak);
+            (AuthMechanism::HighGmac, None, (policy, ring))
+        }
     };
     let (sent, received) = {
         let life = lock(life);
@@ -225,6 +257,7 @@ fn engine(keys: Keys, life: &Arc<Mutex<Life>>, public: bool) -> Engine {
     let config = ServerConfig {
         system_title: Some(SystemTitle::new(keys.server_system_title)),
         mechanism,
+        password,
         security,
         max_pdu_size: 1024,
         invocation_counter: sent,
