@@ -1,5 +1,11 @@
 //! The `Data` type of COSEM (IEC 62056-6-2) and its A-XDR encoding.
 
+mod compact;
+mod decode;
+
+pub use compact::{CompactArray, SimpleType, TypeDescription};
+
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -12,8 +18,6 @@ pub const MAX_DEPTH: usize = 16;
 pub const MAX_ELEMENTS: usize = 65_536;
 
 /// A value of a COSEM attribute, or a parameter of a method.
-///
-/// A compact-array (tag 19) is not decoded: it is refused by name, never guessed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Data {
     /// null-data, tag 0.
@@ -51,6 +55,8 @@ pub enum Data {
     Unsigned(u8),
     /// long-unsigned, tag 18.
     LongUnsigned(u16),
+    /// compact-array, tag 19: elements of one type that is said once.
+    CompactArray(Box<CompactArray>),
     /// long64, tag 20.
     Long64(i64),
     /// long64-unsigned, tag 21.
@@ -95,6 +101,11 @@ impl Data {
     /// Appends the A-XDR encoding.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         out.push(self.tag());
+        self.put_value(out);
+    }
+
+    /// What follows the tag.
+    fn put_value(&self, out: &mut Vec<u8>) {
         match self {
             Self::Null | Self::DontCare => {}
             Self::Array(elements) | Self::Structure(elements) => {
@@ -117,6 +128,7 @@ impl Data {
             Self::Long(value) => out.extend_from_slice(&value.to_be_bytes()),
             Self::Unsigned(value) | Self::Enum(value) => out.push(*value),
             Self::LongUnsigned(value) => out.extend_from_slice(&value.to_be_bytes()),
+            Self::CompactArray(array) => array.put_value(out),
             Self::Long64(value) => out.extend_from_slice(&value.to_be_bytes()),
             Self::Long64Unsigned(value) => out.extend_from_slice(&value.to_be_bytes()),
             Self::Float32(value) => out.extend_from_slice(&value.to_be_bytes()),
@@ -175,15 +187,18 @@ impl Data {
             | Self::Enum(_)
             | Self::Float32(_)
             | Self::Float64(_)
+            | Self::CompactArray(_)
             | Self::DontCare => None,
         }
     }
 
-    /// The elements of an array or a structure.
+    /// The elements of an array, a structure or a compact array.
     #[must_use]
     pub fn as_elements(&self) -> Option<&[Self]> {
         if let Self::Array(elements) | Self::Structure(elements) = self {
             Some(elements)
+        } else if let Self::CompactArray(array) = self {
+            Some(array.elements())
         } else {
             None
         }
@@ -213,6 +228,7 @@ impl Data {
             | Self::DateTime(_)
             | Self::Date(_)
             | Self::Time(_)
+            | Self::CompactArray(_)
             | Self::DontCare => None,
         }
     }
@@ -234,6 +250,7 @@ impl Data {
             Self::Long(_) => 16,
             Self::Unsigned(_) => 17,
             Self::LongUnsigned(_) => 18,
+            Self::CompactArray(_) => 19,
             Self::Long64(_) => 20,
             Self::Long64Unsigned(_) => 21,
             Self::Enum(_) => 22,
@@ -245,94 +262,6 @@ impl Data {
             Self::DontCare => 255,
         }
     }
-
-    /// Decodes the next value and leaves what follows.
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
-        Budget {
-            elements: MAX_ELEMENTS,
-        }
-        .value(reader, MAX_DEPTH)
-    }
-}
-
-/// What one value may still spend: a meter cannot make us build more than it sends, nor recurse.
-struct Budget {
-    elements: usize,
-}
-
-impl Budget {
-    fn value(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<Data, Error> {
-        let offset = reader.offset();
-        self.elements = self.elements.checked_sub(1).ok_or(Error::Bounds {
-            offset,
-            expected: "at most 65536 elements",
-            found: MAX_ELEMENTS.saturating_add(1),
-        })?;
-        Ok(match reader.u8()? {
-            0 => Data::Null,
-            1 => Data::Array(self.elements(reader, depth)?),
-            2 => Data::Structure(self.elements(reader, depth)?),
-            3 => Data::Boolean(reader.u8()? != 0),
-            4 => {
-                let bits = reader.length()?;
-                let bytes = reader.take(bits.div_ceil(8))?.to_vec();
-                Data::BitString { bits, bytes }
-            }
-            5 => Data::DoubleLong(reader.array().map(i32::from_be_bytes)?),
-            6 => Data::DoubleLongUnsigned(reader.u32()?),
-            9 => Data::OctetString(reader.prefixed()?.to_vec()),
-            10 => Data::VisibleString(reader.prefixed()?.to_vec()),
-            12 => Data::Utf8String(utf8(reader)?),
-            13 => Data::Bcd(reader.i8()?),
-            15 => Data::Integer(reader.i8()?),
-            16 => Data::Long(reader.array().map(i16::from_be_bytes)?),
-            17 => Data::Unsigned(reader.u8()?),
-            18 => Data::LongUnsigned(reader.u16()?),
-            20 => Data::Long64(reader.array().map(i64::from_be_bytes)?),
-            21 => Data::Long64Unsigned(reader.array().map(u64::from_be_bytes)?),
-            22 => Data::Enum(reader.u8()?),
-            23 => Data::Float32(reader.array().map(f32::from_be_bytes)?),
-            24 => Data::Float64(reader.array().map(f64::from_be_bytes)?),
-            25 => Data::DateTime(reader.array()?),
-            26 => Data::Date(reader.array()?),
-            27 => Data::Time(reader.array()?),
-            255 => Data::DontCare,
-            found => {
-                return Err(Error::Unexpected {
-                    offset,
-                    expected: "a Data tag (0..6, 9, 10, 12, 13, 15..18, 20..27, 255)",
-                    found,
-                });
-            }
-        })
-    }
-
-    fn elements(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<Vec<Data>, Error> {
-        let offset = reader.offset();
-        let depth = depth.checked_sub(1).ok_or(Error::Bounds {
-            offset,
-            expected: "at most 16 levels of arrays and structures",
-            found: MAX_DEPTH.saturating_add(1),
-        })?;
-        let count = reader.length()?;
-        // Nothing is reserved for a count that may be a lie: it ends where the octets end.
-        (0..count).map(|_| self.value(reader, depth)).collect()
-    }
-}
-
-fn utf8(reader: &mut Reader<'_>) -> Result<String, Error> {
-    let octets = reader.prefixed()?;
-    let start = reader.offset().saturating_sub(octets.len());
-    core::str::from_utf8(octets)
-        .map(String::from)
-        .map_err(|error| {
-            let valid = error.valid_up_to();
-            Error::Unexpected {
-                offset: start.saturating_add(valid),
-                expected: "UTF-8",
-                found: octets.get(valid).copied().unwrap_or_default(),
-            }
-        })
 }
 
 #[cfg(test)]
@@ -343,10 +272,10 @@ mod tests {
     #[test]
     fn refuses_what_it_does_not_know_by_offset() {
         assert!(matches!(
-            Data::decode(&[2, 2, 17, 5, 19, 0]),
+            Data::decode(&[2, 2, 17, 5, 14, 0]),
             Err(Error::Unexpected {
                 offset: 4,
-                found: 19,
+                found: 14,
                 ..
             })
         ));

@@ -1,8 +1,31 @@
 //! General block transfer (IEC 62056-5-3): any APDU in numbered blocks, several in a row, those lost sent again.
+//!
+//! ```
+//! use dlms::gbt::{Received, Receiver, Sender};
+//!
+//! let mut sender = Sender::new(vec![7; 100], 30, 2, 1, 0)?;
+//! let mut receiver = Receiver::new(1024, 2, 0);
+//! let apdu = loop {
+//!     let block = sender.next_block().expect("the receiver acknowledged the window");
+//!     match receiver.take(&block)? {
+//!         Received::More => {}
+//!         Received::Acknowledge(block) => drop(sender.acknowledged(block.ack, block.window)?),
+//!         Received::Complete(apdu) => break apdu,
+//!     }
+//! };
+//! assert_eq!(apdu, [7; 100]);
+//! # Ok::<(), dlms::Error>(())
+//! ```
+
+mod receiver;
+mod sender;
+
+pub use receiver::{Received, Receiver, USELESS_MAX};
+pub use sender::{RESENDS_MAX, Sender};
 
 use alloc::vec::Vec;
 
-use crate::axdr::{Reader, put_prefixed};
+use crate::axdr::{Reader, length_of_length, put_prefixed};
 use crate::error::Error;
 
 /// Tag of a general-block-transfer APDU.
@@ -63,6 +86,12 @@ impl GeneralBlock {
         };
         reader.finish()?;
         Ok(block)
+    }
+
+    /// Octets that a block takes besides its data, if that has this length.
+    #[must_use]
+    pub fn overhead(data: usize) -> usize {
+        length_of_length(data).saturating_add(6)
     }
 
     /// The octets of the APDU. Only six bits of the window count.

@@ -1,5 +1,10 @@
 //! xDLMS initiate: what client and server negotiate inside AARQ and AARE (IEC 62056-5-3).
 
+mod error;
+
+pub(crate) use error::CONFIRMED_SERVICE_ERROR;
+pub use error::{ConfirmedService, ConfirmedServiceError, ServiceError, ServiceErrorKind};
+
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -11,9 +16,6 @@ use crate::error::Error;
 pub const DLMS_VERSION: u8 = 6;
 /// The VAA name of logical-name referencing.
 pub const VAA_LOGICAL_NAME: i16 = 7;
-
-/// Tag of a ConfirmedServiceError.
-pub(crate) const CONFIRMED_SERVICE_ERROR: u8 = 0x0E;
 
 /// InitiateRequest, tag 01.
 #[derive(Clone, PartialEq, Eq)]
@@ -180,82 +182,6 @@ impl InitiateResponse {
         out.extend_from_slice(&self.max_pdu.to_be_bytes());
         out.extend_from_slice(&self.vaa_name.to_be_bytes());
         out
-    }
-}
-
-/// ConfirmedServiceError, tag 0E.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConfirmedServiceError {
-    /// The service that failed: 1 initiate.
-    pub service: u8,
-    /// The kind of error: 6 initiate.
-    pub error: u8,
-    /// Of an initiate error: 1 DLMS version too low, 2 incompatible conformance, 3 PDU size too short, 4 refused by the VDE.
-    pub value: u8,
-}
-
-impl ConfirmedServiceError {
-    /// An initiate error with this value.
-    #[must_use]
-    pub const fn initiate(value: u8) -> Self {
-        Self {
-            service: 1,
-            error: 6,
-            value,
-        }
-    }
-
-    /// Decodes an APDU that fills `octets` exactly.
-    ///
-    /// # Errors
-    /// What is malformed, with its offset.
-    pub fn decode(octets: &[u8]) -> Result<Self, Error> {
-        let mut reader = Reader::new(octets);
-        reader.tag(
-            CONFIRMED_SERVICE_ERROR,
-            "the tag of a ConfirmedServiceError (0E)",
-        )?;
-        let error = Self::read(&mut reader)?;
-        reader.finish()?;
-        Ok(error)
-    }
-
-    /// What follows the tag.
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
-        Ok(Self {
-            service: reader.u8()?,
-            error: reader.u8()?,
-            value: reader.u8()?,
-        })
-    }
-
-    pub(crate) fn encode_into(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[
-            CONFIRMED_SERVICE_ERROR,
-            self.service,
-            self.error,
-            self.value,
-        ]);
-    }
-
-    /// The octets of the APDU.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.encode_into(&mut out);
-        out
-    }
-
-    /// The name of an initiate error.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match (self.service, self.error, self.value) {
-            (1, 6, 1) => "dlms-version-too-low",
-            (1, 6, 2) => "incompatible-conformance",
-            (1, 6, 3) => "pdu-size-too-short",
-            (1, 6, 4) => "refused-by-the-VDE-handler",
-            _ => "other",
-        }
     }
 }
 

@@ -105,7 +105,7 @@ pub use cause::{Awaiting, Cause, CauseClass};
 pub use cipher::{CipherFailure, CipherJob, CipherOp, CipherOutput, JobId};
 pub use client::{Client, ClientConfig, Effect, Event, MAX_ANSWER};
 pub use conformance::Conformance;
-pub use data::{Data, MAX_DEPTH, MAX_ELEMENTS};
+pub use data::{CompactArray, Data, MAX_DEPTH, MAX_ELEMENTS, SimpleType, TypeDescription};
 pub use error::Error;
 pub use gbt::GeneralBlock;
 pub use link::LinkConfig;

@@ -3,9 +3,13 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::axdr::Reader;
+use crate::axdr::{Reader, put_length};
 use crate::data::Data;
 use crate::error::Error;
+
+/// Tags of the parameters.
+const ARRAY: u8 = 1;
+const STRUCTURE: u8 = 2;
 
 /// Which part of an attribute.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,40 +77,43 @@ impl Selection {
     }
 
     pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
-        let (selector, parameters) = match self {
+        match self {
             Self::Range {
                 column,
                 from,
                 to,
                 columns,
             } => {
-                let columns = Data::Array(columns.clone());
-                (
-                    1,
-                    Data::Structure(vec![column.clone(), from.clone(), to.clone(), columns]),
-                )
+                out.extend_from_slice(&[1, STRUCTURE, 4]);
+                column.encode_into(out);
+                from.encode_into(out);
+                to.encode_into(out);
+                out.push(ARRAY);
+                put_length(out, columns.len());
+                for column in columns {
+                    column.encode_into(out);
+                }
             }
             Self::Entry {
                 from_entry,
                 to_entry,
                 from_column,
                 to_column,
-            } => (
-                2,
-                Data::Structure(vec![
-                    Data::DoubleLongUnsigned(*from_entry),
-                    Data::DoubleLongUnsigned(*to_entry),
-                    Data::LongUnsigned(*from_column),
-                    Data::LongUnsigned(*to_column),
-                ]),
-            ),
+            } => {
+                out.extend_from_slice(&[2, STRUCTURE, 4]);
+                Data::DoubleLongUnsigned(*from_entry).encode_into(out);
+                Data::DoubleLongUnsigned(*to_entry).encode_into(out);
+                Data::LongUnsigned(*from_column).encode_into(out);
+                Data::LongUnsigned(*to_column).encode_into(out);
+            }
             Self::Other {
                 selector,
                 parameters,
-            } => (*selector, parameters.clone()),
-        };
-        out.push(selector);
-        parameters.encode_into(out);
+            } => {
+                out.push(*selector);
+                parameters.encode_into(out);
+            }
+        }
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {

@@ -70,18 +70,22 @@ impl Exception {
         matches!(self.service, 5 | 6)
     }
 
-    /// What follows a counter error is 4 octets in the standard, one in a known peer, none in others: only four are read.
+    /// After a counter error the standard has the counter, four octets; peers are known that leave it out, and one that
+    /// writes its lowest octet alone, which says nothing.
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
         let (state, service) = (reader.u8()?, reader.u8()?);
         let counter = match (service, reader.left()) {
+            (6, 0) => None,
             (6, 4) => Some(reader.u32()?),
-            (6, 1) => {
-                reader.rest();
-                None
+            (6, found) => {
+                return Err(Error::Bounds {
+                    offset: reader.offset(),
+                    expected: "an invocation counter of 4 octets, or none",
+                    found,
+                });
             }
             _ => None,
         };
-        reader.finish()?;
         Ok(Self {
             state,
             service,

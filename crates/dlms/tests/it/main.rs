@@ -3,11 +3,17 @@
 //! One binary with modules: they share the software cipher and the `Pair`.
 
 #[cfg(test)]
+mod apdus;
+#[cfg(test)]
 mod associations;
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
 mod blocks;
+#[cfg(test)]
+mod codec;
+#[cfg(test)]
+mod gbt;
 #[cfg(test)]
 mod pair;
 #[cfg(test)]

@@ -5,18 +5,20 @@ use dlms::client::{Client, Effect, Event};
 use dlms::initiate::{ConfirmedServiceError, InitiateRequest, InitiateResponse};
 use dlms::meter::{self, Meter};
 use dlms::{
-    CipherFailure, CipherOp, CipherOutput, Ciphered, Data, Frame, GmacToken, JobId, Mechanism,
-    Obis, Protection, Reassembler, Request, Response, Selection,
+    CipherFailure, CipherOp, CipherOutput, Ciphered, Confirmation, Data, Frame, GeneralBlock,
+    GmacToken, JobId, Mechanism, Notification, Obis, Protection, Reassembler, Request, Response,
+    Selection,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use crate::apdus::{confirmation, general_block, notification, request, response};
 use crate::pair::{CLIENT_TITLE, METER_TITLE, STOC, action, client_config, get, meter_config};
 use crate::soft::Soft;
 use crate::values::{
-    aare, aarq, ciphered, data, initiate_request, initiate_response, octets, request, response,
-    selection,
+    aare, aarq, ciphered, data, initiate_request, initiate_response, octets, selection,
+    service_error,
 };
 
 proptest! {
@@ -33,6 +35,15 @@ proptest! {
     #[test]
     fn responses_are_what_they_were(response in response()) {
         prop_assert_eq!(Response::decode(&response.encode()), Ok(response));
+    }
+
+    #[test]
+    fn notifications_are_what_they_were(
+        notification in notification(), confirmation in confirmation(), block in general_block()
+    ) {
+        prop_assert_eq!(Notification::decode(&notification.encode()), Ok(notification));
+        prop_assert_eq!(Confirmation::decode(&confirmation.encode()), Ok(confirmation));
+        prop_assert_eq!(GeneralBlock::decode(&block.encode()), Ok(block));
     }
 
     #[test]
@@ -56,11 +67,10 @@ proptest! {
 
     #[test]
     fn initiate_apdus_are_what_they_were(
-        request in initiate_request(), response in initiate_response(), error: (u8, u8, u8)
+        request in initiate_request(), response in initiate_response(), error in service_error()
     ) {
         prop_assert_eq!(InitiateRequest::decode(&request.encode()), Ok(request));
         prop_assert_eq!(InitiateResponse::decode(&response.encode()), Ok(response));
-        let error = ConfirmedServiceError { service: error.0, error: error.1, value: error.2 };
         prop_assert_eq!(ConfirmedServiceError::decode(&error.encode()), Ok(error));
     }
 
@@ -87,6 +97,9 @@ fn read_all(octets: &[u8]) {
     let _ = Selection::decode(octets);
     let _ = Request::decode(octets);
     let _ = Response::decode(octets);
+    let _ = Notification::decode(octets);
+    let _ = Confirmation::decode(octets);
+    let _ = GeneralBlock::decode(octets);
     let _ = Aarq::decode(octets);
     let _ = Aare::decode(octets);
     let _ = Rlrq::decode(octets);
@@ -110,6 +123,8 @@ fn apdu() -> impl Strategy<Value = Vec<u8>> {
         data().prop_map(|data| data.encode()),
         request().prop_map(|request| request.encode()),
         response().prop_map(|response| response.encode()),
+        notification().prop_map(|notification| notification.encode()),
+        general_block().prop_map(|block| block.encode()),
         aarq().prop_map(|aarq| aarq.encode()),
         aare().prop_map(|aare| aare.encode()),
         initiate_request().prop_map(|request| request.encode()),

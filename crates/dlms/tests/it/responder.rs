@@ -364,9 +364,8 @@ fn the_same_association_request_is_not_accepted_twice() {
 fn services_that_are_not_there_and_malformed_requests_are_excepted() {
     let mut pair = Pair::opened(Mechanism::None, Protection::Plain);
     for apdu in [
-        vec![0xC0, 3, 0xC1, 0],
-        vec![0xC3, 4, 0xC1],
-        vec![0xD9, 0, 0],
+        vec![0xC0, 4, 0xC1, 0],
+        vec![0xC3, 7, 0xC1],
         vec![0xC2, 0, 0],
     ] {
         assert_eq!(

@@ -1,11 +1,13 @@
 //! Arbitrary values of every kind.
 
 use dlms::acse::{Aare, Aarq, AssociationResult, Diagnostic};
-use dlms::initiate::{InitiateRequest, InitiateResponse};
+use dlms::initiate::{
+    ConfirmedService, ConfirmedServiceError, InitiateRequest, InitiateResponse, ServiceError,
+    ServiceErrorKind,
+};
 use dlms::{
-    ActionResult, ApplicationContext, Attribute, Ciphered, Conformance, Data, DataAccessResult,
-    Exception, InvokeId, Mechanism, Method, Obis, Request, Response, SecurityControl, Selection,
-    SystemTitle,
+    ApplicationContext, Attribute, Ciphered, CompactArray, Conformance, Data, InvokeId, Mechanism,
+    Obis, SecurityControl, Selection, SimpleType, SystemTitle, TypeDescription,
 };
 use proptest::array::uniform;
 use proptest::collection::vec;
@@ -40,12 +42,52 @@ pub(crate) fn data() -> impl Strategy<Value = Data> {
         any::<[u8; 12]>().prop_map(Data::DateTime),
         any::<[u8; 5]>().prop_map(Data::Date),
         any::<[u8; 4]>().prop_map(Data::Time),
+        compact().prop_map(|array| Data::CompactArray(Box::new(array))),
     ];
     leaf.prop_recursive(4, 64, 8, |inner| {
         prop_oneof![
             vec(inner.clone(), 0..8).prop_map(Data::Array),
             vec(inner, 0..8).prop_map(Data::Structure),
         ]
+    })
+}
+
+/// Elements of a type that is a structure of some simple types and an array.
+pub(crate) fn compact() -> impl Strategy<Value = CompactArray> {
+    let simple = |tag| TypeDescription::Simple(SimpleType::new(tag).unwrap());
+    let element = |count: u16| {
+        let parts = (
+            any::<u16>(),
+            any::<bool>(),
+            vec(any::<u8>(), 0..20),
+            vec(any::<i32>(), usize::from(count)),
+        );
+        parts.prop_map(|(number, flag, octets, list)| {
+            Data::Structure(vec![
+                Data::LongUnsigned(number),
+                Data::Boolean(flag),
+                Data::OctetString(octets),
+                Data::Array(list.into_iter().map(Data::DoubleLong).collect()),
+            ])
+        })
+    };
+    (0_u16..4).prop_flat_map(move |count| {
+        let list = TypeDescription::Array {
+            count,
+            of: Box::new(simple(5)),
+        };
+        let of = TypeDescription::Structure(vec![simple(18), simple(3), simple(9), list]);
+        vec(element(count), 0..6)
+            .prop_map(move |elements| CompactArray::new(of.clone(), elements).unwrap())
+    })
+}
+
+pub(crate) fn service_error() -> impl Strategy<Value = ConfirmedServiceError> {
+    let service = prop::sample::select(ConfirmedService::ALL);
+    let kind = prop::sample::select(ServiceErrorKind::ALL);
+    (service, kind, any::<u8>()).prop_map(|(service, kind, value)| ConfirmedServiceError {
+        service,
+        error: ServiceError { kind, value },
     })
 }
 
@@ -87,84 +129,6 @@ pub(crate) fn selection() -> impl Strategy<Value = Selection> {
             selector,
             parameters
         }),
-    ]
-}
-
-pub(crate) fn request() -> impl Strategy<Value = Request> {
-    prop_oneof![
-        (invoke(), attribute(), option::of(selection())).prop_map(
-            |(invoke, attribute, selection)| Request::Get {
-                invoke,
-                attribute,
-                selection
-            }
-        ),
-        (invoke(), any::<u32>()).prop_map(|(invoke, block)| Request::GetNext { invoke, block }),
-        (invoke(), attribute(), option::of(selection()), data()).prop_map(
-            |(invoke, attribute, selection, value)| {
-                Request::Set {
-                    invoke,
-                    attribute,
-                    selection,
-                    value,
-                }
-            }
-        ),
-        (invoke(), attribute(), option::of(data())).prop_map(|(invoke, at, parameter)| {
-            let method = Method {
-                class_id: at.class_id,
-                name: at.name,
-                index: at.index,
-            };
-            Request::Action {
-                invoke,
-                method,
-                parameter,
-            }
-        }),
-    ]
-}
-
-pub(crate) fn response() -> impl Strategy<Value = Response> {
-    let result = || any::<u8>().prop_map(DataAccessResult::new);
-    let or_error =
-        move |good: BoxedStrategy<Data>| prop_oneof![good.prop_map(Ok), result().prop_map(Err)];
-    let payload = prop_oneof![
-        vec(any::<u8>(), 0..300).prop_map(Ok),
-        result().prop_map(Err)
-    ];
-    prop_oneof![
-        (invoke(), data()).prop_map(|(invoke, data)| Response::GetData { invoke, data }),
-        (invoke(), result()).prop_map(|(invoke, result)| Response::GetError { invoke, result }),
-        (invoke(), any::<bool>(), any::<u32>(), payload).prop_map(
-            |(invoke, last, block, payload)| Response::GetBlock {
-                invoke,
-                last,
-                block,
-                payload
-            }
-        ),
-        (invoke(), result()).prop_map(|(invoke, result)| Response::Set { invoke, result }),
-        (invoke(), any::<u8>(), option::of(or_error(data().boxed()))).prop_map(
-            |(invoke, result, data)| {
-                Response::Action {
-                    invoke,
-                    result: ActionResult::new(result),
-                    data,
-                }
-            }
-        ),
-        any::<(u8, u32)>().prop_map(|(state, counter)| {
-            Response::Exception(Exception {
-                state,
-                ..Exception::invocation_counter(counter)
-            })
-        }),
-        (any::<u8>(), 0_u8..6).prop_map(|(state, service)| Response::Exception(Exception {
-            state,
-            service,
-            counter: None
-        })),
     ]
 }
 
