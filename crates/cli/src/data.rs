@@ -86,6 +86,7 @@ fn value(data: &Data) -> Value {
     match data {
         Data::Null | Data::DontCare => Value::Null,
         Data::Array(items) | Data::Structure(items) => items.iter().map(value).collect(),
+        Data::CompactArray(array) => array.elements().iter().map(value).collect(),
         Data::Boolean(yes) => json!(yes),
         Data::DoubleLong(n) => json!(n),
         Data::DoubleLongUnsigned(n) => json!(n),

@@ -249,10 +249,6 @@ pub(super) fn put_accesses(out: &mut Vec<u8>, accesses: &[Access]) {
 }
 
 /// access-response-body: the specifications if they are repeated, the data, the results.
-#[expect(
-    clippy::type_complexity,
-    reason = "the two parts of the body, used once"
-)]
 pub(super) fn read_accessed(
     reader: &mut Reader<'_>,
 ) -> Result<(Option<Vec<AccessSpecification>>, Vec<Accessed>), Error> {

@@ -78,10 +78,7 @@ pub(super) fn read_list_of<T>(
 
 /// A parameter in a list of Data, where null-data stands for none.
 pub(super) fn read_parameter(reader: &mut Reader<'_>) -> Result<Option<Data>, Error> {
-    Data::read(reader).map(|data| match data {
-        Data::Null => None,
-        data => Some(data),
-    })
+    Data::read(reader).map(|data| Some(data).filter(|data| !matches!(data, Data::Null)))
 }
 
 /// DataBlock-SA: last, number, octets.
