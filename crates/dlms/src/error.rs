@@ -76,4 +76,20 @@ pub enum Error {
         /// The state it is in.
         found: &'static str,
     },
+    /// The station at the other end of an HDLC link did not answer.
+    #[error("no answer from the station at the other end of the link in {tries} tries")]
+    Silent {
+        /// How often a frame was sent.
+        tries: u8,
+    },
+    /// The station at the other end of an HDLC link has ended it, or does not take it.
+    #[error(
+        "expected a station at the other end of the link that {expected}, found one that {found}"
+    )]
+    Link {
+        /// What the link needs it to do.
+        expected: &'static str,
+        /// What it said.
+        found: &'static str,
+    },
 }

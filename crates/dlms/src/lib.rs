@@ -89,6 +89,7 @@ pub mod cosem;
 mod data;
 mod error;
 pub mod gbt;
+pub mod hdlc;
 pub mod initiate;
 #[allow(dead_code, reason = "client and meter are moved onto it next")]
 mod link;

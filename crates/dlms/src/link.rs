@@ -4,14 +4,15 @@
 //! on what it is told: that octets came, that the time has come, that an APDU is to be sent.
 
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
+
+pub(crate) use crate::hdlc::Effect as LinkEffect;
 
 use crate::error::Error;
+use crate::hdlc::{self, Station};
 use crate::wrapper::{Frame, HEADER, Reassembler};
 
 /// How APDUs travel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
 pub enum LinkConfig {
     /// The wrapper over a stream of octets that may split and merge frames (IEC 62056-47, TCP).
     #[default]
@@ -19,37 +20,14 @@ pub enum LinkConfig {
     /// The wrapper over datagrams, one frame in each (IEC 62056-47, UDP). A datagram that is not exactly one frame is
     /// dropped and counted, and never ends an association: anyone may send one.
     Udp,
+    /// HDLC, over a stream of octets or a serial line (IEC 62056-46).
+    Hdlc(hdlc::Config),
 }
 
 /// The smallest room for one APDU, whatever was proposed: an AARQ with a certificate comes before any negotiation.
 const APDU_MIN: usize = 2048;
 /// Datagrams that wait to be taken; more are dropped, as a network drops them.
 const WAITING_MAX: usize = 16;
-
-/// What a link wants done, or says.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) enum LinkEffect {
-    /// Write these octets to the transport: one frame, one datagram.
-    Transmit(Vec<u8>),
-    /// APDUs can be sent. Of a meter with HDLC: a client has (again) set up the link, and what was before is gone.
-    Connected,
-    /// The link is down, in order. APDUs that came before can still be taken.
-    Disconnected,
-    /// The link is down for good, or what comes cannot be understood.
-    Failed(Error),
-}
-
-/// Frames may hold a password or a command in clear: only their length is shown.
-impl core::fmt::Debug for LinkEffect {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Transmit(octets) => write!(f, "Transmit({} octets)", octets.len()),
-            Self::Connected => f.write_str("Connected"),
-            Self::Disconnected => f.write_str("Disconnected"),
-            Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
-        }
-    }
-}
 
 /// The link of one association.
 ///
@@ -71,25 +49,41 @@ enum Kind {
         /// Octets of APDUs that may wait.
         bound: usize,
     },
+    Hdlc {
+        station: Station,
+        /// The port of this end.
+        own_sap: u16,
+    },
+    /// The ports do not fit the addresses of the link: this is said when it is to be set up.
+    Impossible(Error),
 }
 
 impl Link {
     /// The link of a client between these ports. `max_pdu`: the longest APDU it receives, 0 for no limit.
     pub(crate) fn client(
         config: &LinkConfig,
-        _client_sap: u16,
-        _server_sap: u16,
+        client_sap: u16,
+        server_sap: u16,
         max_pdu: u16,
     ) -> Self {
-        Self::new(config, max_pdu)
+        Self::new(config, max_pdu, client_sap, |config, longest| {
+            Station::primary(config, client_sap, server_sap, longest)
+        })
     }
 
     /// The link of a meter with this logical device. `max_pdu`: the longest APDU it receives, 0 for no limit.
-    pub(crate) fn meter(config: &LinkConfig, _server_sap: u16, max_pdu: u16) -> Self {
-        Self::new(config, max_pdu)
+    pub(crate) fn meter(config: &LinkConfig, server_sap: u16, max_pdu: u16) -> Self {
+        Self::new(config, max_pdu, server_sap, |config, longest| {
+            Station::secondary(config, server_sap, longest)
+        })
     }
 
-    fn new(config: &LinkConfig, max_pdu: u16) -> Self {
+    fn new(
+        config: &LinkConfig,
+        max_pdu: u16,
+        own_sap: u16,
+        station: impl FnOnce(hdlc::Config, usize) -> Result<Station, Error>,
+    ) -> Self {
         let longest = match usize::from(max_pdu) {
             0 => usize::from(u16::MAX),
             limit => limit.max(APDU_MIN),
@@ -100,6 +94,10 @@ impl Link {
             LinkConfig::Udp => Kind::Udp {
                 waiting: VecDeque::new(),
                 bound,
+            },
+            LinkConfig::Hdlc(config) => match station(config.clone(), longest) {
+                Ok(station) => Kind::Hdlc { station, own_sap },
+                Err(error) => Kind::Impossible(error),
             },
         };
         Self {
@@ -112,34 +110,45 @@ impl Link {
 
     /// Sets the link up, over a transport that is connected. Ends in `Connected` or `Failed`. A client's call: a meter
     /// is told `Connected` if its link knows of such a thing (HDLC), else it just receives APDUs.
-    pub(crate) fn connect(&mut self, _now_ms: u64) {
-        match self.kind {
+    pub(crate) fn connect(&mut self, now_ms: u64) {
+        match &mut self.kind {
             Kind::Tcp(_) | Kind::Udp { .. } => self.effects.push_back(LinkEffect::Connected),
+            Kind::Hdlc { station, .. } => station.connect(now_ms),
+            Kind::Impossible(error) => {
+                self.effects.push_back(LinkEffect::Failed(error.clone()));
+            }
         }
     }
 
-    /// Takes the link down. Ends in `Disconnected`.
-    pub(crate) fn disconnect(&mut self, _now_ms: u64) {
-        match self.kind {
-            Kind::Tcp(_) | Kind::Udp { .. } => self.effects.push_back(LinkEffect::Disconnected),
+    /// Takes the link down. Ends in `Disconnected`, whether the other side answers or not.
+    pub(crate) fn disconnect(&mut self, now_ms: u64) {
+        match &mut self.kind {
+            Kind::Tcp(_) | Kind::Udp { .. } | Kind::Impossible(_) => {
+                self.effects.push_back(LinkEffect::Disconnected);
+            }
+            Kind::Hdlc { station, .. } => station.disconnect(now_ms),
         }
     }
 
-    /// Sends an APDU from port `frame.source` to port `frame.destination`.
+    /// Sends an APDU from port `frame.source` to port `frame.destination`. With HDLC the ports are those of the link.
     ///
     /// # Errors
-    /// [`Error::TooLong`] if no frame holds it, [`Error::State`] if the link is not up or still sends another APDU.
+    /// [`Error::TooLong`] if no frame holds it, [`Error::State`] if the link is not connected or still sends others.
     /// Nothing was sent.
-    pub(crate) fn send(&mut self, _now_ms: u64, frame: &Frame) -> Result<(), Error> {
-        let octets = match self.kind {
-            Kind::Tcp(_) | Kind::Udp { .. } => frame.encode()?,
-        };
-        self.effects.push_back(LinkEffect::Transmit(octets));
-        Ok(())
+    pub(crate) fn send(&mut self, now_ms: u64, frame: &Frame) -> Result<(), Error> {
+        match &mut self.kind {
+            Kind::Tcp(_) | Kind::Udp { .. } => {
+                let octets = frame.encode()?;
+                self.effects.push_back(LinkEffect::Transmit(octets));
+                Ok(())
+            }
+            Kind::Hdlc { station, .. } => station.send(now_ms, &frame.apdu),
+            Kind::Impossible(error) => Err(error.clone()),
+        }
     }
 
     /// Takes octets from the transport: of a datagram all of it, of a stream as much as came.
-    pub(crate) fn receive(&mut self, _now_ms: u64, octets: &[u8]) {
+    pub(crate) fn receive(&mut self, now_ms: u64, octets: &[u8]) {
         match &mut self.kind {
             Kind::Tcp(reassembler) => reassembler.push(octets),
             Kind::Udp { waiting, bound } => {
@@ -154,6 +163,8 @@ impl Link {
                     Ok(_) | Err(_) => self.dropped = self.dropped.saturating_add(1),
                 }
             }
+            Kind::Hdlc { station, .. } => station.receive(now_ms, octets),
+            Kind::Impossible(_) => {}
         }
     }
 
@@ -172,31 +183,54 @@ impl Link {
                 }
             },
             Kind::Udp { waiting, .. } => waiting.pop_front(),
+            Kind::Hdlc { station, own_sap } => station.take().map(|(source, apdu)| Frame {
+                source,
+                destination: *own_sap,
+                apdu,
+            }),
+            Kind::Impossible(_) => None,
         }
     }
 
     /// The time asked for by [`Self::deadline`] has come. A call that comes early or late does no harm.
-    pub(crate) fn timeout(&mut self, _now_ms: u64) {
-        match self.kind {
-            Kind::Tcp(_) | Kind::Udp { .. } => {}
+    pub(crate) fn timeout(&mut self, now_ms: u64) {
+        match &mut self.kind {
+            Kind::Tcp(_) | Kind::Udp { .. } | Kind::Impossible(_) => {}
+            Kind::Hdlc { station, .. } => station.timeout(now_ms),
         }
     }
 
     /// When [`Self::timeout`] is to be called, if ever. To be asked again after every other call.
     pub(crate) const fn deadline(&self) -> Option<u64> {
-        match self.kind {
-            Kind::Tcp(_) | Kind::Udp { .. } => None,
+        match &self.kind {
+            Kind::Tcp(_) | Kind::Udp { .. } | Kind::Impossible(_) => None,
+            Kind::Hdlc { station, .. } => station.deadline(),
+        }
+    }
+
+    /// A client still waits for an answer after it has taken all that came (a notification, a duplicate): HDLC goes on
+    /// polling the meter then. To be called in that case; else a client's link is silent after each APDU that came.
+    pub(crate) fn listen(&mut self, now_ms: u64) {
+        match &mut self.kind {
+            Kind::Tcp(_) | Kind::Udp { .. } | Kind::Impossible(_) => {}
+            Kind::Hdlc { station, .. } => station.listen(now_ms),
         }
     }
 
     /// The next thing to be done, until there is none.
     pub(crate) fn poll(&mut self) -> Option<LinkEffect> {
-        self.effects.pop_front()
+        self.effects.pop_front().or_else(|| match &mut self.kind {
+            Kind::Tcp(_) | Kind::Udp { .. } | Kind::Impossible(_) => None,
+            Kind::Hdlc { station, .. } => station.poll(),
+        })
     }
 
-    /// Datagrams (UDP) or frames (HDLC) that were dropped because they were damaged, or not ours.
+    /// Datagrams (UDP) or frames (HDLC) that were dropped because they were damaged, not due, or not ours.
     pub(crate) const fn dropped(&self) -> u64 {
-        self.dropped
+        match &self.kind {
+            Kind::Tcp(_) | Kind::Udp { .. } | Kind::Impossible(_) => self.dropped,
+            Kind::Hdlc { station, .. } => station.dropped(),
+        }
     }
 }
 
@@ -204,6 +238,7 @@ impl Link {
 mod tests {
     use super::*;
     use alloc::vec;
+    use alloc::vec::Vec;
 
     fn frame(apdu: &[u8]) -> Frame {
         Frame {

@@ -429,6 +429,8 @@ const fn unserved(error: &Error) -> Exception {
         | Error::Missing { .. }
         | Error::LogicalName { .. }
         | Error::TooLong { .. }
-        | Error::State { .. } => Exception::OTHER_REASON,
+        | Error::State { .. }
+        | Error::Silent { .. }
+        | Error::Link { .. } => Exception::OTHER_REASON,
     }
 }

@@ -14,6 +14,7 @@ mod blocks;
 mod codec;
 #[cfg(test)]
 mod gbt;
+mod hdlc;
 #[cfg(test)]
 mod pair;
 #[cfg(test)]
