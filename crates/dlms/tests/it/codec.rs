@@ -2,8 +2,8 @@
 
 use dlms::{
     AccessOutcome, Accessed, ActionResult, Attribute, Command, Confirmation, Data,
-    DataAccessResult, Error, Exception, GeneralBlock, InvokeId, LongInvokeId, Method, Notification,
-    Obis, Request, Response, Selection,
+    DataAccessResult, Exception, GeneralBlock, InvokeId, LongInvokeId, Method, Notification, Obis,
+    Request, Response, Selection,
 };
 
 const CLOCK: Attribute = Attribute {
@@ -21,11 +21,27 @@ fn hex(text: &str) -> Vec<u8> {
     hex::decode(text.replace(' ', "")).unwrap()
 }
 
+#[track_caller]
+fn requests(table: &[(&str, Request)]) {
+    for (text, request) in table {
+        assert_eq!(request.encode(), hex(text), "{text}");
+        assert_eq!(Request::decode(&hex(text)).as_ref(), Ok(request));
+    }
+}
+
+#[track_caller]
+fn responses(table: &[(&str, Response)]) {
+    for (text, response) in table {
+        assert_eq!(response.encode(), hex(text), "{text}");
+        assert_eq!(Response::decode(&hex(text)).as_ref(), Ok(response));
+    }
+}
+
 #[test]
-fn requests_octet_by_octet() {
+fn reads_and_writes_octet_by_octet() {
     let invoke = InvokeId::new(1);
     let octets = vec![0xAA, 0xBB];
-    let table = [
+    requests(&[
         ("C0 02 C1 00000007", Request::GetNext { invoke, block: 7 }),
         (
             "C0 03 C1 02 0008 0000010000FF 02 00 0008 0000010000FF 02 00",
@@ -62,9 +78,17 @@ fn requests_octet_by_octet() {
                 attributes: vec![(CLOCK, None)],
                 last: false,
                 block: 1,
-                octets: octets.clone(),
+                octets: octets,
             },
         ),
+    ]);
+}
+
+#[test]
+fn executions_octet_by_octet() {
+    let invoke = InvokeId::new(1);
+    let octets = vec![0xAA, 0xBB];
+    requests(&[
         (
             "C3 02 C1 00000003",
             Request::ActionNext { invoke, block: 3 },
@@ -103,11 +127,7 @@ fn requests_octet_by_octet() {
                 octets,
             },
         ),
-    ];
-    for (text, request) in table {
-        assert_eq!(request.encode(), hex(text), "{text}");
-        assert_eq!(Request::decode(&hex(text)), Ok(request));
-    }
+    ]);
 }
 
 #[test]
@@ -173,7 +193,7 @@ fn an_access_octet_by_octet() {
 fn responses_octet_by_octet() {
     let invoke = InvokeId::new(1);
     let denied = DataAccessResult::READ_WRITE_DENIED;
-    let table = [
+    responses(&[
         (
             "C4 03 C1 02 00 11 05 01 03",
             Response::GetList {
@@ -208,6 +228,13 @@ fn responses_octet_by_octet() {
                 results: vec![DataAccessResult::SUCCESS, denied],
             },
         ),
+    ]);
+}
+
+#[test]
+fn outcomes_of_methods_and_exceptions_octet_by_octet() {
+    let invoke = InvokeId::new(1);
+    responses(&[
         (
             "C7 02 C1 00 00000001 02 AABB",
             Response::ActionBlock {
@@ -243,11 +270,7 @@ fn responses_octet_by_octet() {
             "D8 01 06 00000123",
             Response::Exception(Exception::invocation_counter(0x123)),
         ),
-    ];
-    for (text, response) in table {
-        assert_eq!(response.encode(), hex(text), "{text}");
-        assert_eq!(Response::decode(&hex(text)), Ok(response));
-    }
+    ]);
 }
 
 #[test]
@@ -302,106 +325,109 @@ fn long_ids_have_their_flags() {
 }
 
 /// The decoder, the octets, and offset, expectation and finding as they are told.
+const WRONG: [(&str, &str, &str); 18] = [
+    (
+        "request",
+        "",
+        "offset 0: 1 octets expected, 0 left; the sender cut it short",
+    ),
+    (
+        "request",
+        "C4",
+        "offset 0: expected the tag of a GET, SET, ACTION or ACCESS request (C0, C1, C3, D9), found 0xc4",
+    ),
+    (
+        "request",
+        "C0 04 C1",
+        "offset 1: expected a type of GET request (01..03), found 0x04",
+    ),
+    (
+        "request",
+        "C1 06 C1",
+        "offset 1: expected a type of SET request (01..05), found 0x06",
+    ),
+    (
+        "request",
+        "C3 07 C1",
+        "offset 1: expected a type of ACTION request (01..06), found 0x07",
+    ),
+    (
+        "request",
+        "C0 01 C1 0008 00000100",
+        "offset 5: 6 octets expected, 4 left; the sender cut it short",
+    ),
+    (
+        "request",
+        "C1 04 C1 01 0008 0000010000FF 02 00 02 00 00",
+        "offset 14: expected as many values as attributes, found 2",
+    ),
+    (
+        "request",
+        "C0 01 C1 0008 0000010000FF 02 00 AA",
+        "offset 13: expected the end, found 1 more octets",
+    ),
+    (
+        "request",
+        "D9 C0000001 03 00",
+        "offset 5: expected a date-time of 12 octets, or none, found 3",
+    ),
+    (
+        "request",
+        "D9 C0000001 00 01 06",
+        "offset 7: expected an access-request-specification (01..05), found 0x06",
+    ),
+    (
+        "request",
+        "D9 C0000001 00 01 01 0008 0000010000FF 02 01 11 05",
+        "offset 18: expected null-data (00), the data of a read, found 0x11",
+    ),
+    (
+        "response",
+        "C4 01 C1 02",
+        "offset 3: expected 00 (data) or 01 (data-access-result), found 0x02",
+    ),
+    (
+        "response",
+        "C5 05 C1 84 FFFFFFFF 00",
+        "offset 9: 1 octets expected, 0 left; the sender cut it short",
+    ),
+    (
+        "response",
+        "D8 01 06 23",
+        "offset 3: expected an invocation counter of 4 octets, or none, found 1",
+    ),
+    (
+        "response",
+        "0E 01 08 01",
+        "offset 2: expected a kind of service error (00..07, 09, 0A), found 0x08",
+    ),
+    (
+        "data",
+        "02 02 11 05 0E 00",
+        "offset 4: expected a Data tag (0..6, 9, 10, 12, 13, 15..27, 255), found 0x0e",
+    ),
+    (
+        "data",
+        "09 05 01 02",
+        "offset 2: 5 octets expected, 2 left; the sender cut it short",
+    ),
+    (
+        "notification",
+        "C3",
+        "offset 0: expected the tag of a notification (0F, C2), found 0xc3",
+    ),
+];
+
 #[test]
 fn errors_say_where_what_was_expected_and_what_was_found() {
-    let request = |octets: &[u8]| Request::decode(octets).unwrap_err();
-    let response = |octets: &[u8]| Response::decode(octets).unwrap_err();
-    let data = |octets: &[u8]| Data::decode(octets).unwrap_err();
-    let notification = |octets: &[u8]| Notification::decode(octets).unwrap_err();
-    type Decode<'a> = &'a dyn Fn(&[u8]) -> Error;
-    let table: [(Decode<'_>, &str, &str); 18] = [
-        (
-            &request,
-            "",
-            "offset 0: 1 octets expected, 0 left; the sender cut it short",
-        ),
-        (
-            &request,
-            "C4",
-            "offset 0: expected the tag of a GET, SET, ACTION or ACCESS request (C0, C1, C3, D9), found 0xc4",
-        ),
-        (
-            &request,
-            "C0 04 C1",
-            "offset 1: expected a type of GET request (01..03), found 0x04",
-        ),
-        (
-            &request,
-            "C1 06 C1",
-            "offset 1: expected a type of SET request (01..05), found 0x06",
-        ),
-        (
-            &request,
-            "C3 07 C1",
-            "offset 1: expected a type of ACTION request (01..06), found 0x07",
-        ),
-        (
-            &request,
-            "C0 01 C1 0008 00000100",
-            "offset 5: 6 octets expected, 4 left; the sender cut it short",
-        ),
-        (
-            &request,
-            "C1 04 C1 01 0008 0000010000FF 02 00 02 00 00",
-            "offset 14: expected as many values as attributes, found 2",
-        ),
-        (
-            &request,
-            "C0 01 C1 0008 0000010000FF 02 00 AA",
-            "offset 13: expected the end, found 1 more octets",
-        ),
-        (
-            &request,
-            "D9 C0000001 03 00",
-            "offset 5: expected a date-time of 12 octets, or none, found 3",
-        ),
-        (
-            &request,
-            "D9 C0000001 00 01 06",
-            "offset 7: expected an access-request-specification (01..05), found 0x06",
-        ),
-        (
-            &request,
-            "D9 C0000001 00 01 01 0008 0000010000FF 02 01 11 05",
-            "offset 18: expected null-data (00), the data of a read, found 0x11",
-        ),
-        (
-            &response,
-            "C4 01 C1 02",
-            "offset 3: expected 00 (data) or 01 (data-access-result), found 0x02",
-        ),
-        (
-            &response,
-            "C5 05 C1 84 FFFFFFFF 00",
-            "offset 9: 1 octets expected, 0 left; the sender cut it short",
-        ),
-        (
-            &response,
-            "D8 01 06 23",
-            "offset 3: expected an invocation counter of 4 octets, or none, found 1",
-        ),
-        (
-            &response,
-            "0E 01 08 01",
-            "offset 2: expected a kind of service error (00..07, 09, 0A), found 0x08",
-        ),
-        (
-            &data,
-            "02 02 11 05 0E 00",
-            "offset 4: expected a Data tag (0..6, 9, 10, 12, 13, 15..27, 255), found 0x0e",
-        ),
-        (
-            &data,
-            "09 05 01 02",
-            "offset 2: 5 octets expected, 2 left; the sender cut it short",
-        ),
-        (
-            &notification,
-            "C3",
-            "offset 0: expected the tag of a notification (0F, C2), found 0xc3",
-        ),
-    ];
-    for (decode, text, said) in table {
-        assert_eq!(decode(&hex(text)).to_string(), said, "{text}");
+    for (decoder, text, said) in WRONG {
+        let octets = hex(text);
+        let error = match decoder {
+            "request" => Request::decode(&octets).unwrap_err(),
+            "response" => Response::decode(&octets).unwrap_err(),
+            "data" => Data::decode(&octets).unwrap_err(),
+            _ => Notification::decode(&octets).unwrap_err(),
+        };
+        assert_eq!(error.to_string(), said, "{text}");
     }
 }
