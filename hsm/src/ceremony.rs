@@ -32,7 +32,7 @@ use aws_lc_rs::digest;
 use cryptoki::context::{Function, Info, Pkcs11};
 use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use secrecy::SecretString;
@@ -239,8 +239,8 @@ impl<'a> Room<'a> {
             self.must_refuse(label, "to modify it", modified.map(|()| None))?,
             self.must_refuse(label, "to copy it", copied.map(Some))?,
         ];
-        if found.kind == Kind::KekEk {
-            let wrapped = wrap::generate(&self.session, found.object)?;
+        if let Some(template) = found.kind.unwrapped() {
+            let wrapped = wrap::generate(&self.session, found.object, 16)?;
             let read = [
                 ("to unwrap a key as readable", Attribute::Sensitive(false)),
                 (
@@ -249,7 +249,12 @@ impl<'a> Room<'a> {
                 ),
             ];
             for (what, open) in read {
-                let got = wrap::unwrap_as(&self.session, found.object, &wrapped, &open);
+                let got = wrap::unwrap_as(
+                    &self.session,
+                    found.object,
+                    &wrapped,
+                    (template.clone(), &open),
+                );
                 refused.push(self.must_refuse(label, what, got.map(Some))?);
             }
         }
@@ -329,8 +334,7 @@ fn check_transport(
 ) -> Result<(), Error> {
     for found in keys.values().filter(|found| found.kind == Kind::Transport) {
         let wrapped = component.wrap_test_key()?;
-        let mut template = key::incoming_key();
-        template.push(Attribute::Sensitive(true));
+        let template = key::incoming_key(KeyType::AES, false);
         let unwrapped =
             session.unwrap_key(&Mechanism::AesKeyWrap, found.object, &wrapped, &template);
         match unwrapped {

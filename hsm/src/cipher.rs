@@ -68,6 +68,21 @@ impl Token {
             .map_err(|_| short("GCM", DLMS_TAG, tag.len()))
     }
 
+    /// Enciphers or deciphers without a tag: AES in counter mode, as GCM has it (IEC 62056-5-3,
+    /// security control 2x). Nothing about the result is authentic. `nonce` as with
+    /// [`Token::seal`].
+    pub async fn cipher_only(
+        &self,
+        key: &KeyHandle,
+        nonce: [u8; NONCE],
+        text: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        // Counter mode is its own inverse, and every token refuses to decipher without a tag.
+        let mut sealed = self.seal(key, nonce, &[], text).await?;
+        sealed.truncate(text.len());
+        Ok(sealed)
+    }
+
     /// The key's check value: the first 5 octets of its CMAC over 16 zero octets. Not the ECB
     /// kind, which would give away part of the GHASH key.
     pub async fn check_value(&self, key: &KeyHandle) -> Result<[u8; 5], Error> {
@@ -158,6 +173,18 @@ pub(crate) fn decrypt(
 /// AES-CMAC (RFC 4493), 16 octets.
 pub(crate) fn cmac(session: &Session, key: ObjectHandle, data: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(session.sign(&Mechanism::AesCMac, key, data)?)
+}
+
+/// AES-128 or AES-256.
+pub(crate) fn key_length(octets: usize) -> Result<(), Error> {
+    if matches!(octets, 16 | 32) {
+        return Ok(());
+    }
+    Err(Error::Length {
+        what: "the key",
+        length: octets,
+        allowed: "16 or 32",
+    })
 }
 
 pub(crate) fn limit(what: &'static str, data: &[u8]) -> Result<(), Error> {

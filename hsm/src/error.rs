@@ -16,6 +16,21 @@ pub enum Error {
     /// Every place in the worker's queue is taken.
     #[error("the token's queue is full; retry after a pause")]
     Busy,
+    /// A peer's public key is no point of the curve.
+    #[error("the peer's public key is no point of the curve; discard what came with it")]
+    PublicKeyInvalid,
+    /// A key of the token failed its test when the token was opened, and is not used.
+    #[error(
+        "key `{label}` of token `{token}` is not used: {why}; use another token, or enable the mechanism in the module"
+    )]
+    KeyOff {
+        /// The token.
+        token: String,
+        /// The key.
+        label: String,
+        /// What failed.
+        why: String,
+    },
     /// The wrapped key is damaged, or was wrapped under another key.
     #[error(
         "the wrapped key does not unwrap under `{kek}`: it is damaged or belongs to another key; import it again"

@@ -1,20 +1,27 @@
 //! What keys there are, what each may do, and handles to keys that cannot outlive their session.
 
+mod kind;
+mod template;
+
 use std::collections::BTreeMap;
 use std::ffi::c_ulong;
 use std::sync::Arc;
 
-use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::{
-    Attribute, AttributeInfo, AttributeType, KeyType, ObjectClass, ObjectHandle,
-};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, AttributeInfo, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
+pub(crate) use self::kind::Kind;
+use self::template::{NestedTemplate, UNWRAP_TEMPLATE};
+pub(crate) use self::template::{
+    incoming_key, master_key, meter_key, passing_key, secret, working_key,
+};
+use crate::curve::Curve;
 use crate::error::Error;
 use crate::pool::Grave;
 use crate::token::Role;
 
-/// A meter's key inside the token: non-extractable, unreadable, gone with its last clone.
+/// A meter's key inside the token: unreadable, gone with its last clone.
 ///
 /// It is bound to one session. When the token is opened again it is stale ([`Error::StaleKey`])
 /// and the key must be unwrapped again.
@@ -51,172 +58,17 @@ impl KeyHandle {
     pub(crate) fn worker(&self) -> usize {
         self.0.grave.worker()
     }
+
+    /// Where it goes when it dies, and so do other keys of its worker.
+    pub(crate) fn grave(&self) -> Arc<Grave> {
+        Arc::clone(&self.0.grave)
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.grave.bury(self.session, self.object);
     }
-}
-
-/// The kinds of keys the ceremony makes, told by their labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// `kek-ek-N`: wraps and unwraps meters' encryption keys; nothing else.
-    KekEk,
-    /// `kek-ak-N`: ciphers meters' authentication keys.
-    KekAk,
-    /// `transport-N`: unwraps keys that come from outside.
-    Transport,
-    /// `log-N`, `permit-N`, and the auditor's `transcript`.
-    Ed25519,
-    /// The custody token's `transcript`.
-    P256,
-}
-
-impl Kind {
-    /// The kind a label promises on a token of this role.
-    pub(crate) fn of(role: Role, label: &str) -> Option<Self> {
-        let stem = label.trim_end_matches(|c: char| c.is_ascii_digit());
-        let numbered = stem.len() < label.len() && stem.ends_with('-');
-        match (role, stem) {
-            (Role::Custody, "transcript") if label == stem => Some(Self::P256),
-            (Role::Auditor, "transcript") if label == stem => Some(Self::Ed25519),
-            (Role::Custody, "kek-ek-") if numbered => Some(Self::KekEk),
-            (Role::Custody, "kek-ak-") if numbered => Some(Self::KekAk),
-            (Role::Custody, "transport-") if numbered => Some(Self::Transport),
-            (Role::Auditor, "log-" | "permit-") if numbered => Some(Self::Ed25519),
-            _ => None,
-        }
-    }
-
-    /// As errors and transcripts call it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::KekEk => "key-encryption key for encryption keys",
-            Self::KekAk => "key-encryption key for authentication keys",
-            Self::Transport => "transport key",
-            Self::Ed25519 => "Ed25519 signing key",
-            Self::P256 => "ECDSA P-256 signing key",
-        }
-    }
-
-    fn is_secret(self) -> bool {
-        match self {
-            Self::KekEk | Self::KekAk | Self::Transport => true,
-            Self::Ed25519 | Self::P256 => false,
-        }
-    }
-
-    fn class(self) -> ObjectClass {
-        if self.is_secret() {
-            ObjectClass::SECRET_KEY
-        } else {
-            ObjectClass::PRIVATE_KEY
-        }
-    }
-
-    /// The one mechanism the key may be used with.
-    fn mechanism(self) -> MechanismType {
-        match self {
-            Self::KekEk | Self::Transport => MechanismType::AES_KEY_WRAP,
-            Self::KekAk => MechanismType::AES_GCM,
-            Self::Ed25519 => MechanismType::EDDSA,
-            Self::P256 => MechanismType::ECDSA,
-        }
-    }
-
-    /// The attributes that make the key what it is: set at birth, demanded ever after.
-    ///
-    /// MODIFIABLE and COPYABLE are what keeps the rest true: with either, the PIN alone suffices
-    /// to set DECRYPT on a key-encryption key and to unwrap every stored key by hand.
-    fn policy(self) -> Vec<Attribute> {
-        let mut policy = vec![
-            Attribute::Class(self.class()),
-            Attribute::Token(true),
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Modifiable(false),
-            Attribute::Copyable(false),
-            Attribute::Derive(false),
-        ];
-        if self.is_secret() {
-            policy.extend([
-                Attribute::KeyType(KeyType::AES),
-                Attribute::Encrypt(self == Self::KekAk),
-                Attribute::Decrypt(self == Self::KekAk),
-                Attribute::Wrap(self == Self::KekEk),
-                Attribute::Unwrap(self != Self::KekAk),
-                Attribute::Sign(false),
-                Attribute::Verify(false),
-            ]);
-        } else {
-            policy.extend([
-                Attribute::KeyType(if self == Self::P256 {
-                    KeyType::EC
-                } else {
-                    KeyType::EC_EDWARDS
-                }),
-                Attribute::Sign(true),
-                Attribute::Decrypt(false),
-                Attribute::Unwrap(false),
-            ]);
-        }
-        policy.push(Attribute::AllowedMechanisms(vec![self.mechanism()]));
-        policy
-    }
-
-    /// What every key unwrapped by a key of this kind must be, enforced by the token.
-    fn unwrap_template(self) -> Option<NestedTemplate> {
-        match self {
-            Self::KekEk => Some(NestedTemplate::new(&meter_key())),
-            Self::Transport => Some(NestedTemplate::new(&incoming_key())),
-            Self::KekAk | Self::Ed25519 | Self::P256 => None,
-        }
-    }
-}
-
-/// Attributes of a meter's encryption key in use. `kek-ek-N` unwraps to nothing else.
-pub(crate) fn meter_key() -> Vec<Attribute> {
-    vec![
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::AES),
-        Attribute::Token(false),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(false),
-        Attribute::Copyable(false),
-        Attribute::Encrypt(true),
-        Attribute::Decrypt(true),
-        // the check value is a CMAC
-        Attribute::Sign(true),
-        Attribute::Verify(false),
-        Attribute::Wrap(false),
-        Attribute::Unwrap(false),
-        Attribute::Derive(false),
-        // last: SoftHSM sets one after the other, and after this one none
-        Attribute::Modifiable(false),
-    ]
-}
-
-/// Attributes of a key on its way in, good for nothing but being wrapped again. `transport-N`
-/// unwraps to nothing else. Whether it is readable is left open: an authentication key must be.
-pub(crate) fn incoming_key() -> Vec<Attribute> {
-    vec![
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::AES),
-        Attribute::Token(false),
-        Attribute::Private(true),
-        Attribute::Extractable(true),
-        Attribute::Encrypt(false),
-        Attribute::Decrypt(false),
-        Attribute::Sign(false),
-        Attribute::Verify(false),
-        Attribute::Wrap(false),
-        Attribute::Unwrap(false),
-        Attribute::Derive(false),
-    ]
 }
 
 /// Makes the key on the token.
@@ -234,15 +86,15 @@ pub(crate) fn create(session: &Session, kind: Kind, label: &str) -> Result<(), E
         session.generate_key(&Mechanism::AesKeyGen, &private)?;
         return Ok(());
     }
-    let (mechanism, curve) = match kind {
-        Kind::P256 => (Mechanism::EccKeyPairGen, P256_OID),
-        _ => (Mechanism::EccEdwardsKeyPairGen, ED25519_NAME),
+    let (mechanism, curve) = match kind.curve() {
+        Some(curve) => (Mechanism::EccKeyPairGen, curve.oid()),
+        None => (Mechanism::EccEdwardsKeyPairGen, ED25519_NAME),
     };
     let mut public = vec![
         Attribute::Token(true),
         Attribute::Private(false),
         Attribute::Modifiable(false),
-        Attribute::Verify(true),
+        Attribute::Verify(!matches!(kind, Kind::Agree(_))),
         Attribute::EcParams(curve.to_vec()),
     ];
     public.extend(names);
@@ -273,12 +125,19 @@ pub(crate) fn create_with_value(
     value: &[u8],
 ) -> Result<ObjectHandle, Error> {
     use zeroize::Zeroize as _;
-    template.push(Attribute::Value(value.to_vec()));
+    // First: SoftHSM sets one after the other, and after MODIFIABLE none.
+    template.insert(0, Attribute::Value(value.to_vec()));
     let made = session.create_object(&template);
-    if let Some(Attribute::Value(value)) = template.last_mut() {
+    if let Some(Attribute::Value(value)) = template.first_mut() {
         value.zeroize();
     }
     Ok(made?)
+}
+
+/// CKA_VALUE_LEN of a key of this many octets, at most 255.
+pub(crate) fn value_length(octets: usize) -> Attribute {
+    let octets = u8::try_from(octets).unwrap_or(u8::MAX);
+    Attribute::ValueLen(c_ulong::from(octets).into())
 }
 
 /// A key found on the token and proved to be what its label promises.
@@ -286,7 +145,8 @@ pub(crate) fn create_with_value(
 pub(crate) struct Found {
     pub(crate) kind: Kind,
     pub(crate) object: ObjectHandle,
-    /// Raw public key: 32 octets for Ed25519, the 65 octets of an uncompressed point for P-256.
+    /// Raw public key: 32 octets for Ed25519, an uncompressed point of 65 or 97 octets for P-256
+    /// and P-384.
     pub(crate) public: Option<Vec<u8>>,
     /// The attributes as read back, in words.
     pub(crate) attributes: BTreeMap<String, String>,
@@ -410,13 +270,23 @@ fn public_key(session: &Session, label: &str, kind: Kind) -> Result<Option<Vec<u
     let Some(Attribute::EcPoint(point)) = read.first() else {
         return Ok(None);
     };
-    // The point stands bare or in a DER OCTET STRING, by module; these sizes fit one length octet.
-    let length: u8 = if kind == Kind::P256 { 65 } else { 32 };
-    let bare = point
-        .strip_prefix(&[0x04, length])
-        .filter(|p| p.len() == usize::from(length));
-    let bare = bare.unwrap_or(point);
-    Ok((bare.len() == usize::from(length)).then(|| bare.to_vec()))
+    let bare = bare_point(point, kind.public_length());
+    // A key of another curve would have a public key of the same length.
+    Ok(bare.filter(|bare| kind.curve().is_none_or(|curve| on_curve(curve, bare))))
+}
+
+/// A point of this length: it stands bare or in a DER OCTET STRING, by module. These lengths fit
+/// one length octet.
+pub(crate) fn bare_point(point: &[u8], length: usize) -> Option<Vec<u8>> {
+    let bare = match point {
+        [0x04, prefix, bare @ ..] if usize::from(*prefix) == length && bare.len() == length => bare,
+        bare => bare,
+    };
+    (bare.len() == length).then(|| bare.to_vec())
+}
+
+fn on_curve(curve: Curve, point: &[u8]) -> bool {
+    matches!(point, [0x04, public @ ..] if curve.is_public_key(public))
 }
 
 /// An attribute by its PKCS#11 name and value, without the `CKA_`.
@@ -450,95 +320,16 @@ fn upper_snake(camel: &str) -> String {
     out
 }
 
-/// A `CK_ATTRIBUTE` array as the value of an attribute, which cryptoki 0.12 has no type for.
-/// It must live until the call that uses it has returned.
-struct NestedTemplate {
-    values: Vec<Box<[u8]>>,
-    bytes: Vec<u8>,
-}
-
-impl NestedTemplate {
-    fn new(template: &[Attribute]) -> Self {
-        let mut values = Vec::with_capacity(template.len());
-        let mut bytes = Vec::with_capacity(template.len() * ATTRIBUTE_SIZE);
-        for (kind, value) in template.iter().filter_map(raw) {
-            // struct CK_ATTRIBUTE { CK_ULONG type; void *pValue; CK_ULONG ulValueLen; }
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend(value.as_ptr().expose_provenance().to_ne_bytes());
-            bytes.extend(value.len().to_ne_bytes());
-            values.push(value);
-        }
-        Self { values, bytes }
-    }
-
-    fn attribute(&self) -> Attribute {
-        Attribute::VendorDefined((UNWRAP_TEMPLATE, self.bytes.clone()))
-    }
-}
-
-/// Type and value of the attributes that occur in unwrap templates (PKCS#11 header values).
-fn raw(attribute: &Attribute) -> Option<(c_ulong, Box<[u8]>)> {
-    let boolean = |kind: c_ulong, value: bool| Some((kind, Box::from([u8::from(value)])));
-    let number = |kind: c_ulong, value: c_ulong| Some((kind, Box::from(value.to_ne_bytes())));
-    match *attribute {
-        Attribute::Class(ObjectClass::SECRET_KEY) => number(0x000, 0x04),
-        Attribute::KeyType(KeyType::AES) => number(0x100, 0x1F),
-        Attribute::Token(value) => boolean(0x001, value),
-        Attribute::Private(value) => boolean(0x002, value),
-        Attribute::Sensitive(value) => boolean(0x103, value),
-        Attribute::Encrypt(value) => boolean(0x104, value),
-        Attribute::Decrypt(value) => boolean(0x105, value),
-        Attribute::Wrap(value) => boolean(0x106, value),
-        Attribute::Unwrap(value) => boolean(0x107, value),
-        Attribute::Sign(value) => boolean(0x108, value),
-        Attribute::Verify(value) => boolean(0x10A, value),
-        Attribute::Derive(value) => boolean(0x10C, value),
-        Attribute::Extractable(value) => boolean(0x162, value),
-        Attribute::Modifiable(value) => boolean(0x170, value),
-        Attribute::Copyable(value) => boolean(0x171, value),
-        _ => None,
-    }
-}
-
 /// Octets of a key-encryption key: AES-256.
 pub(crate) const KEK_LEN: c_ulong = 32;
-/// CKA_UNWRAP_TEMPLATE.
-const UNWRAP_TEMPLATE: AttributeType = AttributeType::VendorDefined(0x4000_0212);
-const ATTRIBUTE_SIZE: usize = size_of::<c_ulong>() + size_of::<usize>() + size_of::<c_ulong>();
-// `NestedTemplate` writes the struct by hand: no padding, and a length as wide as usize.
-const _: () = assert!(size_of::<c_ulong>() == size_of::<usize>());
-/// DER of the OID prime256v1.
-const P256_OID: &[u8] = &[0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];
 /// DER of PrintableString "edwards25519", the form PKCS#11 3.0 section 2.3.10 names and SoftHSM takes.
 const ED25519_NAME: &[u8] = b"\x13\x0cedwards25519";
 
 #[cfg(test)]
 mod tests {
+    use cryptoki::mechanism::MechanismType;
+
     use super::*;
-
-    #[test]
-    fn a_label_promises_a_kind_on_its_role_only() {
-        assert_eq!(Kind::of(Role::Custody, "kek-ek-1"), Some(Kind::KekEk));
-        assert_eq!(Kind::of(Role::Custody, "kek-ak-20"), Some(Kind::KekAk));
-        assert_eq!(Kind::of(Role::Custody, "transcript"), Some(Kind::P256));
-        assert_eq!(Kind::of(Role::Auditor, "transcript"), Some(Kind::Ed25519));
-        assert_eq!(Kind::of(Role::Auditor, "kek-ek-1"), None);
-        for nonsense in [
-            "", "1", "kek-ek-", "kek-ek", "log-1x", "Kek-ek-1", "permit-",
-        ] {
-            assert_eq!(Kind::of(Role::Custody, nonsense), None, "{nonsense}");
-            assert_eq!(Kind::of(Role::Auditor, nonsense), None, "{nonsense}");
-        }
-    }
-
-    #[test]
-    fn every_attribute_of_a_template_reaches_the_token() {
-        for template in [meter_key(), incoming_key()] {
-            let nested = NestedTemplate::new(&template);
-            assert_eq!(nested.values.len(), template.len());
-            assert_eq!(nested.bytes.len(), template.len() * ATTRIBUTE_SIZE);
-        }
-    }
 
     #[test]
     fn attributes_read_as_in_the_standard() {

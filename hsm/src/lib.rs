@@ -5,20 +5,30 @@
 //! operations Latchkey needs as asynchronous methods of [`Token`]. Each session is owned by one
 //! thread behind a bounded queue; a handle of a session that is gone is never used again.
 //!
-//! What is inside the token stays there: key-encryption keys are token objects made by the
-//! [`ceremony`], meters' encryption keys are wrapped blobs outside and non-extractable session
-//! objects inside. Only authentication keys can be revealed, because they are part of the
-//! associated data of DLMS security (IEC 62056-5-3, 5.3.3.4), which PKCS#11 takes from the host.
+//! What is inside the token stays there: key-encryption keys and the head-end's own keys are token
+//! objects made by the [`ceremony`]; meters' encryption keys, master keys and HLS secrets are
+//! wrapped blobs outside and non-extractable session objects inside. Keys that can be known outside
+//! are these, and no others, each in zeroized memory:
+//!
+//! - authentication keys, because they are part of the associated data of DLMS security
+//!   (IEC 62056-5-3, 5.3.3.4), which PKCS#11 takes from the host;
+//! - dedicated keys, once, because they travel inside an InitiateRequest;
+//! - keys agreed for one APDU, once, where the token has no key derivation of DLMS's kind;
+//! - HLS secrets of meters with MD5, which no token digests without showing (SoftHSM: SHA only),
+//!   and of laboratory meters where their length is one that RFC 3394 does not wrap.
 
 #![forbid(unsafe_code)]
 
+mod agree;
 pub mod ceremony;
 mod cipher;
+mod curve;
 mod error;
 mod key;
 mod module;
 mod pool;
 mod probe;
+mod secret;
 mod sign;
 mod token;
 mod wrap;
@@ -29,6 +39,9 @@ extern crate self as hsm;
 #[path = "../tests/softhsm/lab.rs"]
 mod lab;
 
+pub use curve::Curve;
 pub use error::Error;
 pub use key::KeyHandle;
+pub use secret::{Hash, SecretHandle};
 pub use token::{Role, Token, TokenConfig};
+pub use wrap::MasterKeyHandle;

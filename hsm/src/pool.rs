@@ -370,8 +370,15 @@ impl Engine {
         self.canary
     }
 
-    /// The token key of that label, if it is of that kind.
+    /// The token key of that label, if it is of that kind and passed its test.
     pub(crate) fn key(&self, label: &str, kind: Kind) -> Result<ObjectHandle, Error> {
+        if let Some(why) = self.shared.off.get().and_then(|off| off.get(label)) {
+            return Err(Error::KeyOff {
+                token: self.shared.label.clone(),
+                label: label.to_owned(),
+                why: why.clone(),
+            });
+        }
         let found = self.keys.get(label).filter(|found| found.kind == kind);
         found
             .map(|found| found.object)

@@ -1,6 +1,8 @@
 //! What a token must prove before it is used, and the known answers that tell later whether it
 //! still works.
 
+mod feature;
+
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeInfo, AttributeType, ObjectHandle};
@@ -156,7 +158,7 @@ fn hatch(engine: &mut Engine) -> Result<Canary, Error> {
     }
     of_kind(Kind::KekAk, "kek-ak-")?;
     let (kek, _) = of_kind(Kind::KekEk, "kek-ek-")?;
-    let wrapped = engine.generate_wrapped(&kek)?;
+    let wrapped = engine.generate_wrapped(&kek, 16)?;
     let mut nonce = [0; NONCE];
     engine.session().generate_random_slice(&mut nonce)?;
     let key = engine.unwrap_meter_key(&kek, &wrapped)?;
@@ -194,7 +196,7 @@ pub(crate) fn check(engine: &mut Engine) -> Result<(), Error> {
             let key = engine.key(label, Kind::Ed25519)?;
             // Never leaves this function, and is no checkpoint: those name their origin first.
             let signature = sign::sign(engine.session(), Kind::Ed25519, key, SONG)?;
-            if sign::verifies_raw(false, public, SONG, &signature) {
+            if sign::verifies_raw(None, public, SONG, &signature) {
                 Ok(())
             } else {
                 Err(wrong(
@@ -231,7 +233,10 @@ pub(crate) fn run(engine: &mut Engine) -> Result<(), Error> {
     }
     known_answers(engine)?;
     caller_nonce(engine)?;
-    locked_in(engine)
+    locked_in(engine)?;
+    let off = feature::run(engine)?;
+    engine.shared().off.get_or_init(|| off);
+    Ok(())
 }
 
 /// Every signing key signs, and the signature verifies outside the token.
@@ -354,7 +359,7 @@ fn locked_in(engine: &Engine) -> Result<(), Error> {
         ));
     }
     for open in [Attribute::Sensitive(false), Attribute::Extractable(true)] {
-        if let Ok(readable) = wrap::unwrap_as(session, kek, wrapped, &open) {
+        if let Ok(readable) = wrap::unwrap_as(session, kek, wrapped, (key::meter_key(), &open)) {
             session.destroy_object(readable)?;
             let why = "it does not enforce the unwrap template of its key-encryption key";
             return Err(wrong(engine, "CKM_AES_KEY_WRAP", why));

@@ -1,5 +1,6 @@
 //! A token: found by label and serial, logged in once, used through its workers.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -179,6 +180,8 @@ pub(crate) struct Shared {
     anchor: Mutex<Anchor>,
     /// Known answers made when the token was first opened.
     pub(crate) canary: OnceLock<Canary>,
+    /// Labels of keys that failed their test when the token was first opened, and why.
+    pub(crate) off: OnceLock<BTreeMap<String, String>>,
 }
 
 /// The session that keeps the token logged in: PKCS#11 logs out with the last session.
@@ -208,6 +211,7 @@ impl Shared {
             pin,
             anchor: Mutex::new(Anchor::None),
             canary: OnceLock::new(),
+            off: OnceLock::new(),
         };
         shared.begin()?;
         Ok(shared)

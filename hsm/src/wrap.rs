@@ -1,8 +1,8 @@
 //! Keys under other keys: how meters' keys come in, are kept, and come into use.
 
 use cryptoki::context::Function;
-use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectHandle};
 use cryptoki::session::Session;
 use zeroize::Zeroizing;
 
@@ -27,14 +27,17 @@ impl Token {
         .await
     }
 
-    /// Makes a new AES-128 key in the token and returns it wrapped under `kek`.
-    pub async fn generate_wrapped(&self, kek: &str) -> Result<Vec<u8>, Error> {
+    /// Makes a new AES key of 16 or 32 octets in the token and returns it wrapped under `kek`
+    /// (`kek-ek-N`, or `kek-mk-N` for a master key).
+    pub async fn generate_wrapped(&self, kek: &str, octets: usize) -> Result<Vec<u8>, Error> {
+        cipher::key_length(octets)?;
         let kek = kek.to_owned();
-        self.on_any(move |engine| engine.generate_wrapped(&kek))
+        self.on_any(move |engine| engine.generate_wrapped(&kek, octets))
             .await
     }
 
-    /// Takes a key wrapped under `transport` and returns it wrapped under `kek`.
+    /// Takes a key wrapped under `transport` and returns it wrapped under `kek` (`kek-ek-N`, or
+    /// `kek-mk-N` for a master key).
     pub async fn import_wrapped(
         &self,
         transport: &str,
@@ -62,7 +65,7 @@ impl Token {
         let (transport, kek_ak) = (transport.to_owned(), kek_ak.to_owned());
         let (wrapped, aad) = (wrapped.to_vec(), aad.to_vec());
         self.on_any(move |engine| {
-            let ak = engine.reveal_incoming(&transport, &wrapped)?;
+            let ak = engine.reveal_incoming(&transport, &wrapped, KeyType::AES)?;
             engine.protect_ak(&kek_ak, &aad, &ak)
         })
         .await
@@ -71,16 +74,68 @@ impl Token {
     /// Wraps a key known in clear, 16 or 32 octets. For laboratories: a production key is never in
     /// clear outside a token.
     pub async fn wrap_clear(&self, kek: &str, key: &Zeroizing<Vec<u8>>) -> Result<Vec<u8>, Error> {
-        if !matches!(key.len(), 16 | 32) {
-            return Err(Error::Length {
-                what: "the key",
-                length: key.len(),
-                allowed: "16 or 32",
-            });
-        }
+        cipher::key_length(key.len())?;
         let (kek, key) = (kek.to_owned(), key.clone());
         self.on_any(move |engine| engine.wrap_clear(&kek, &key))
             .await
+    }
+
+    /// Brings a meter's stored master key into use (RFC 3394, 24 or 40 octets, under `kek-mk-N`).
+    pub async fn unwrap_master_key(
+        &self,
+        kek_mk: &str,
+        wrapped: &[u8],
+    ) -> Result<MasterKeyHandle, Error> {
+        wrapped_length(wrapped)?;
+        let (kek_mk, wrapped) = (kek_mk.to_owned(), wrapped.to_vec());
+        let line = self.next_line();
+        let grave = line.grave();
+        let held = line.call(move |engine| {
+            let object = engine.unwrap_master_key(&kek_mk, &wrapped)?;
+            Ok(engine.hold(object, grave))
+        });
+        Ok(MasterKeyHandle(held.await?))
+    }
+
+    /// Makes a key of 16 or 32 octets that enciphers and does nothing else, and wraps it under a
+    /// meter's master key: to be sent along with what it enciphered.
+    pub async fn generate_under(
+        &self,
+        master: &MasterKeyHandle,
+        octets: usize,
+    ) -> Result<(KeyHandle, Vec<u8>), Error> {
+        cipher::key_length(octets)?;
+        let (held, grave) = (master.0.clone(), master.0.grave());
+        self.on_owner(&master.0, move |engine| {
+            let master = engine.held(&held)?;
+            let session = engine.session();
+            let mut template = key::passing_key();
+            template.push(key::value_length(octets));
+            let fresh = session.generate_key(&Mechanism::AesKeyGen, &template)?;
+            // Held first: it is destroyed if it cannot be wrapped.
+            let fresh_key = engine.hold(fresh, grave);
+            let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, master, fresh)?;
+            Ok((fresh_key, wrapped))
+        })
+        .await
+    }
+
+    /// Brings a key that came wrapped under a meter's master key into use.
+    pub async fn unwrap_under(
+        &self,
+        master: &MasterKeyHandle,
+        wrapped: &[u8],
+    ) -> Result<KeyHandle, Error> {
+        wrapped_length(wrapped)?;
+        let (held, grave) = (master.0.clone(), master.0.grave());
+        let wrapped = wrapped.to_vec();
+        self.on_owner(&master.0, move |engine| {
+            let master = engine.held(&held)?;
+            let object =
+                engine.unwrap_by("the master key", master, &wrapped, &key::working_key())?;
+            Ok(engine.hold(object, grave))
+        })
+        .await
     }
 
     /// Enciphers an authentication key for storage. `aad` says whose it is: a blob moved to
@@ -116,16 +171,25 @@ impl Engine {
         kek: &str,
         wrapped: &[u8],
     ) -> Result<ObjectHandle, Error> {
-        let mut template = vec![Attribute::AllowedMechanisms(vec![
-            MechanismType::AES_GCM,
-            MechanismType::AES_CMAC,
-        ])];
-        template.extend(key::meter_key());
-        self.unwrap(Kind::KekEk, kek, wrapped, &template)
+        self.unwrap(Kind::KekEk, kek, wrapped, &key::working_key())
     }
 
-    pub(crate) fn generate_wrapped(&self, kek: &str) -> Result<Vec<u8>, Error> {
-        generate(self.session(), self.key(kek, Kind::KekEk)?)
+    pub(crate) fn unwrap_master_key(
+        &mut self,
+        kek: &str,
+        wrapped: &[u8],
+    ) -> Result<ObjectHandle, Error> {
+        self.unwrap(Kind::KekMk, kek, wrapped, &key::master_key())
+    }
+
+    pub(crate) fn generate_wrapped(&self, kek: &str, octets: usize) -> Result<Vec<u8>, Error> {
+        generate(self.session(), self.wrapping_key(kek)?, octets)
+    }
+
+    /// A key that wraps AES keys.
+    fn wrapping_key(&self, label: &str) -> Result<ObjectHandle, Error> {
+        self.key(label, Kind::KekMk)
+            .or_else(|_| self.key(label, Kind::KekEk))
     }
 
     fn import_wrapped(
@@ -134,20 +198,19 @@ impl Engine {
         wrapped: &[u8],
         kek: &str,
     ) -> Result<Vec<u8>, Error> {
-        let wrapping = self.key(kek, Kind::KekEk)?;
-        let mut template = key::incoming_key();
-        template.push(Attribute::Sensitive(true));
+        let wrapping = self.wrapping_key(kek)?;
+        let template = key::incoming_key(KeyType::AES, false);
         let incoming = self.unwrap(Kind::Transport, transport, wrapped, &template)?;
         wrap_and_destroy(self.session(), wrapping, incoming)
     }
 
-    fn reveal_incoming(
+    pub(crate) fn reveal_incoming(
         &mut self,
         transport: &str,
         wrapped: &[u8],
+        key_type: KeyType,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let mut template = key::incoming_key();
-        template.push(Attribute::Sensitive(false));
+        let template = key::incoming_key(key_type, true);
         let incoming = self.unwrap(Kind::Transport, transport, wrapped, &template)?;
         let read = self
             .session()
@@ -156,20 +219,19 @@ impl Engine {
         match read?.pop() {
             Some(Attribute::Value(value)) => Ok(Zeroizing::new(value)),
             _ => Err(Error::Contract {
-                why: "an unwrapped authentication key has no value".to_owned(),
+                why: "an unwrapped key has no value".to_owned(),
             }),
         }
     }
 
     fn wrap_clear(&self, kek: &str, value: &[u8]) -> Result<Vec<u8>, Error> {
-        let kek = self.key(kek, Kind::KekEk)?;
-        let mut template = key::incoming_key();
-        template.push(Attribute::Sensitive(true));
+        let kek = self.wrapping_key(kek)?;
+        let template = key::incoming_key(KeyType::AES, false);
         let incoming = key::create_with_value(self.session(), template, value)?;
         wrap_and_destroy(self.session(), kek, incoming)
     }
 
-    fn protect_ak(&self, kek_ak: &str, aad: &[u8], ak: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(crate) fn protect_ak(&self, kek_ak: &str, aad: &[u8], ak: &[u8]) -> Result<Vec<u8>, Error> {
         let kek = self.key(kek_ak, Kind::KekAk)?;
         let mut nonce = [0; NONCE];
         self.session().generate_random_slice(&mut nonce)?;
@@ -204,7 +266,7 @@ impl Engine {
         }
     }
 
-    fn unwrap(
+    pub(crate) fn unwrap(
         &mut self,
         kind: Kind,
         label: &str,
@@ -212,6 +274,16 @@ impl Engine {
         template: &[Attribute],
     ) -> Result<ObjectHandle, Error> {
         let kek = self.key(label, kind)?;
+        self.unwrap_by(label, kek, wrapped, template)
+    }
+
+    fn unwrap_by(
+        &mut self,
+        label: &str,
+        kek: ObjectHandle,
+        wrapped: &[u8],
+        template: &[Attribute],
+    ) -> Result<ObjectHandle, Error> {
         let unwrapped = self
             .session()
             .unwrap_key(&Mechanism::AesKeyWrap, kek, wrapped, template);
@@ -230,22 +302,30 @@ impl Engine {
     }
 }
 
-/// A new AES-128 key, wrapped.
-pub(crate) fn generate(session: &Session, kek: ObjectHandle) -> Result<Vec<u8>, Error> {
-    let mut template = key::incoming_key();
-    template.extend([Attribute::Sensitive(true), Attribute::ValueLen(16.into())]);
+/// A meter's master key (KEK) inside the token: it wraps and unwraps other keys; unreadable, gone
+/// with its last clone.
+#[derive(Clone, Debug)]
+pub struct MasterKeyHandle(KeyHandle);
+
+/// A new AES key of 16 or 32 octets, wrapped.
+pub(crate) fn generate(
+    session: &Session,
+    kek: ObjectHandle,
+    octets: usize,
+) -> Result<Vec<u8>, Error> {
+    let mut template = key::incoming_key(KeyType::AES, false);
+    template.push(key::value_length(octets));
     let fresh = session.generate_key(&Mechanism::AesKeyGen, &template)?;
     wrap_and_destroy(session, kek, fresh)
 }
 
-/// Tries to unwrap a meter's key with one attribute other than it must be.
+/// Tries to unwrap a key of `template` with one attribute other than it must be.
 pub(crate) fn unwrap_as(
     session: &Session,
     kek: ObjectHandle,
     wrapped: &[u8],
-    open: &Attribute,
+    (mut template, open): (Vec<Attribute>, &Attribute),
 ) -> Result<ObjectHandle, cryptoki::error::Error> {
-    let mut template = key::meter_key();
     for attribute in &mut template {
         if attribute.attribute_type() == open.attribute_type() {
             *attribute = open.clone();
@@ -254,7 +334,7 @@ pub(crate) fn unwrap_as(
     session.unwrap_key(&Mechanism::AesKeyWrap, kek, wrapped, &template)
 }
 
-fn wrap_and_destroy(
+pub(crate) fn wrap_and_destroy(
     session: &Session,
     kek: ObjectHandle,
     key: ObjectHandle,

@@ -39,8 +39,11 @@ pub struct TokenPlan {
     pub so_pin_file: PathBuf,
     /// File with the user PIN.
     pub pin_file: PathBuf,
-    /// Labels of its keys. Left out: `kek-ek-1`, `kek-ak-1`, `transport-1`, `transcript` for
-    /// custody; `log-1`, `permit-1`, `transcript` for the auditor.
+    /// Labels of its keys. Left out: `kek-ek-1`, `kek-ak-1`, `kek-hs-1`, `kek-mk-1`, `transport-1`,
+    /// `sign-p256-1`, `sign-p384-1`, `agree-p256-1`, `agree-p384-1`, `transcript` for custody;
+    /// `log-1`, `permit-1`, `transcript` for the auditor. A custody token that lists no `kek-hs`
+    /// serves no HLS secrets, one without `kek-mk` no master keys, one without `sign` or `agree`
+    /// keys of a curve not the security suite of that curve.
     #[serde(default)]
     keys: Option<Vec<String>>,
     /// Files with the components of the transport key, 64 hexadecimal digits each, held by
@@ -109,7 +112,18 @@ impl TokenPlan {
     /// Labels of its keys.
     pub fn keys(&self) -> Vec<String> {
         let standard: &[&str] = match self.role {
-            Role::Custody => &["kek-ek-1", "kek-ak-1", "transport-1", TRANSCRIPT],
+            Role::Custody => &[
+                "kek-ek-1",
+                "kek-ak-1",
+                "kek-hs-1",
+                "kek-mk-1",
+                "transport-1",
+                "sign-p256-1",
+                "sign-p384-1",
+                "agree-p256-1",
+                "agree-p384-1",
+                TRANSCRIPT,
+            ],
             Role::Auditor => &["log-1", "permit-1", TRANSCRIPT],
         };
         let standard = || standard.iter().copied().map(str::to_owned).collect();
@@ -201,7 +215,18 @@ mod tests {
         let plan = Plan::parse(GOOD).unwrap();
         assert_eq!(
             plan.tokens[0].keys(),
-            ["kek-ek-1", "kek-ak-1", "transport-1", "transcript"]
+            [
+                "kek-ek-1",
+                "kek-ak-1",
+                "kek-hs-1",
+                "kek-mk-1",
+                "transport-1",
+                "sign-p256-1",
+                "sign-p384-1",
+                "agree-p256-1",
+                "agree-p384-1",
+                "transcript"
+            ]
         );
         assert_eq!(
             plan.tokens[1].keys(),

@@ -6,6 +6,7 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
 use super::plan::TRANSCRIPT;
+use crate::curve::Curve;
 use crate::error::Error;
 use crate::sign::verifies_raw;
 use crate::token::Role;
@@ -189,9 +190,10 @@ impl TokenRecord {
         let (Some(public), Ok(octets)) = (public, octets) else {
             return false;
         };
+        let curve = (self.role == Role::Custody).then_some(Curve::P256);
         signature.token == self.label
             && signature.key == TRANSCRIPT
-            && verifies_raw(self.role == Role::Custody, &public, message, &octets)
+            && verifies_raw(curve, &public, message, &octets)
     }
 
     fn is(&self, other: &Self) -> bool {

@@ -23,7 +23,7 @@ scenario! {
     async fn a_key_goes_with_its_last_handle(lab) {
         let token = lab.open(Role::Custody).await.unwrap();
         let before = session_keys(&token).await;
-        let wrapped = token.generate_wrapped("kek-ek-1").await.unwrap();
+        let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
         assert_eq!(session_keys(&token).await, before, "generating leaves nothing behind");
         let first = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();
         let second = first.clone();
@@ -38,7 +38,7 @@ scenario! {
     async fn a_key_nobody_waits_for_any_more_goes_too(lab) {
         let token = lab.open(Role::Custody).await.unwrap();
         let before = session_keys(&token).await;
-        let wrapped = token.generate_wrapped("kek-ek-1").await.unwrap();
+        let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
         let (go, wait) = sync_channel::<()>(1);
         let mut blocked = Box::pin(token.on_any(move |_| {
             wait.recv().unwrap();
@@ -83,7 +83,7 @@ scenario! {
     /// The worst thing a token can do to us: after a restart the old number names a new key.
     async fn a_handle_of_an_older_epoch_is_never_used(lab) {
         let token = lab.open(Role::Custody).await.unwrap();
-        let wrapped = token.generate_wrapped("kek-ek-1").await.unwrap();
+        let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
         let mine = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();
         let sealed = token.seal(&mine, [1; 12], b"", b"text").await.unwrap();
 
@@ -93,7 +93,7 @@ scenario! {
         module.reinitialise(epoch).unwrap();
         assert_eq!(module.enter().epoch(), epoch + 1, "one restart for one failure");
 
-        let other = token.generate_wrapped("kek-ek-1").await.unwrap();
+        let other = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
         let theirs = token.unwrap_key("kek-ek-1", &other).await.unwrap();
         assert!(matches!(token.seal(&mine, [2; 12], b"", b"t").await, Err(Error::StaleKey)));
         // Forgotten, not closed: dropping the old handle takes no key from the new one.
@@ -114,7 +114,7 @@ scenario! {
         for task in 0u8..8 {
             let (token, stop) = (token.clone(), Arc::clone(&stop));
             tasks.spawn(async move {
-                let wrapped = token.generate_wrapped("kek-ek-1").await.unwrap();
+                let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
                 let mut key = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();
                 let (mut good, mut stale) = (0, 0);
                 let answer = token.seal(&key, [task; 12], b"", b"text").await.unwrap();

@@ -53,7 +53,7 @@ fn edit_plan(lab: &Lab, from: &str, to: &str) {
 scenario! {
     async fn a_second_run_changes_nothing_and_says_so(lab) {
         let before = tokens(lab);
-        assert_eq!(before.len(), 3 + 4 * 2, "3 secret keys, 4 key pairs");
+        assert_eq!(before.len(), 5 + 8 * 2, "5 secret keys, 8 key pairs");
         let (ok, printed) = run(lab, &["--plan", "plan.toml", "--transcript", "transcript.json"]);
         assert!(ok, "{printed}");
         let text = fs::read_to_string(lab.path("transcript.json")).unwrap();
@@ -133,8 +133,24 @@ scenario! {
         assert_eq!(kek.refused.len(), 4);
         assert_eq!(kek.attributes["UNWRAP_TEMPLATE"], "15 attributes");
         assert_eq!(kek.attributes["ALLOWED_MECHANISMS"], "CKM_AES_KEY_WRAP");
-        let transport = &transcript.body.tokens[0].keys[3];
-        assert_eq!((&*transport.label, transport.check_value.is_some()), ("transport-1", true));
+        let of = |label: &str| {
+            transcript.body.tokens[0].keys.iter().find(|key| key.label == label).unwrap()
+        };
+        assert!(of("transport-1").check_value.is_some());
+        assert_eq!(of("transport-1").attributes["UNWRAP_TEMPLATE"], "11 attributes");
+        for label in ["kek-hs-1", "kek-mk-1"] {
+            assert_eq!(of(label).refused.len(), 4, "{label}");
+        }
+        for (label, digits, mechanism) in [
+            ("sign-p256-1", 130, "CKM_ECDSA"),
+            ("sign-p384-1", 194, "CKM_ECDSA"),
+            ("agree-p256-1", 130, "CKM_ECDH1_DERIVE"),
+            ("agree-p384-1", 194, "CKM_ECDH1_DERIVE"),
+        ] {
+            let key = of(label);
+            assert_eq!(key.public_key.as_ref().unwrap().len(), digits, "{label}");
+            assert_eq!(key.attributes["ALLOWED_MECHANISMS"], mechanism, "{label}");
+        }
     }
 }
 

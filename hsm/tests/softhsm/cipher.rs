@@ -136,7 +136,7 @@ scenario! {
             let (token, known_key, software) = (token.clone(), known_key.clone(), software.clone());
             tasks.spawn(async move {
                 // a key of its own, used, dropped and unwrapped again
-                let wrapped = token.generate_wrapped("kek-ek-1").await.unwrap();
+                let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
                 let mut first = None;
                 for round in 0u8..10 {
                     let own = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();

@@ -135,7 +135,7 @@ scenario! {
         let auditor = lab.open(Role::Auditor).await.unwrap();
         assert!(custody.health().await && auditor.health().await);
         auditor.sign_ed25519("permit-1", b"permit").await.unwrap();
-        custody.generate_wrapped("kek-ek-1").await.unwrap();
+        custody.generate_wrapped("kek-ek-1", 16).await.unwrap();
         // a ceremony in the same process disturbs neither
         let plan = Plan::load(&lab.plan()).unwrap();
         let transcript = ceremony::run(&plan, "2026-01-02T00:00:00Z").unwrap();
@@ -171,7 +171,7 @@ async fn key(token: &Token, wrapped: &[u8]) -> KeyHandle {
 scenario! {
     async fn a_token_that_goes_is_missed_and_taken_back(lab) {
         let token = lab.open(Role::Custody).await.unwrap();
-        let wrapped = token.generate_wrapped("kek-ek-1").await.unwrap();
+        let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
         let handle = key(&token, &wrapped).await;
         let sealed = token.seal(&handle, [1; 12], b"", b"text").await.unwrap();
 

@@ -8,7 +8,7 @@ use cryptoki::object::{
     Attribute, AttributeInfo, AttributeType, KeyType, ObjectClass, ObjectHandle,
 };
 use cryptoki::session::{Session, UserType};
-use hsm::{Error, Role};
+use hsm::{Curve, Error, Role};
 use zeroize::Zeroizing;
 
 use crate::lab::{Lab, MODULE, scenario};
@@ -16,20 +16,23 @@ use crate::lab::{Lab, MODULE, scenario};
 scenario! {
     async fn a_generated_key_comes_back_the_same(lab) {
         let token = lab.open(Role::Custody).await.unwrap();
-        let wrapped = token.generate_wrapped("kek-ek-1").await.unwrap();
+        let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
         assert_eq!(wrapped.len(), 24);
+        assert_eq!(token.generate_wrapped("kek-ek-1", 32).await.unwrap().len(), 40);
+        let refused = token.generate_wrapped("kek-ek-1", 24).await;
+        assert!(matches!(refused, Err(Error::Length { .. })));
         let first = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();
         let second = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();
         let sealed = token.seal(&first, [1; 12], b"a", b"t").await.unwrap();
         assert_eq!(token.open_sealed(&second, [1; 12], b"a", &sealed).await.unwrap(), b"t");
-        assert_ne!(token.generate_wrapped("kek-ek-1").await.unwrap(), wrapped);
+        assert_ne!(token.generate_wrapped("kek-ek-1", 16).await.unwrap(), wrapped);
     }
 }
 
 scenario! {
     async fn a_damaged_or_foreign_key_does_not_unwrap(lab) {
         let token = lab.open(Role::Custody).await.unwrap();
-        let wrapped = token.generate_wrapped("kek-ek-1").await.unwrap();
+        let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
         for index in 0..wrapped.len() {
             let mut damaged = wrapped.clone();
             damaged[index] ^= 1;
@@ -48,8 +51,8 @@ scenario! {
     }
 }
 
-/// A key as its maker sends it: wrapped under the key that the components make.
-fn sent(lab: &Lab, key: &[u8; 16]) -> [u8; 24] {
+/// The transport key, from its components.
+pub(crate) fn transport(lab: &Lab) -> [u8; 32] {
     let mut transport = [0; 32];
     for name in ["transport.one", "transport.two"] {
         let component = std::fs::read_to_string(lab.path(name)).unwrap();
@@ -59,8 +62,13 @@ fn sent(lab: &Lab, key: &[u8; 16]) -> [u8; 24] {
             .zip(component)
             .for_each(|(octet, part)| *octet ^= part);
     }
+    transport
+}
+
+/// A key as its maker sends it: wrapped under the key that the components make.
+fn sent(lab: &Lab, key: &[u8; 16]) -> [u8; 24] {
     let mut wrapped = [0; 24];
-    AesKek::new(&AES_256, &transport)
+    AesKek::new(&AES_256, &transport(lab))
         .unwrap()
         .wrap(key, &mut wrapped)
         .unwrap();
@@ -185,7 +193,7 @@ scenario! {
     /// With the PIN and a stolen database row, no key comes out.
     async fn a_stored_key_stays_in_even_if_the_pin_is_stolen(lab) {
         let token = lab.open(Role::Custody).await.unwrap();
-        let wrapped = token.generate_wrapped("kek-ek-1").await.unwrap();
+        let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
         let (_context, session) = attacker(lab);
         let kek = key(&session, "kek-ek-1");
         let unwrap = |template: &[Attribute]| {
@@ -226,7 +234,7 @@ scenario! {
     async fn a_key_encryption_key_can_be_neither_changed_nor_turned(lab) {
         let (_context, session) = attacker(lab);
         let mut nonce = [0; 12];
-        for label in ["kek-ek-1", "kek-ak-1", "transport-1"] {
+        for label in ["kek-ek-1", "kek-ak-1", "kek-hs-1", "kek-mk-1", "transport-1"] {
             let kek = key(&session, label);
             let info = session.get_attribute_info(kek, &[AttributeType::Value]).unwrap();
             assert!(matches!(info[..], [AttributeInfo::Sensitive]), "{label}: {info:?}");
@@ -267,13 +275,13 @@ scenario! {
         }
         let long = vec![7; 100_000];
         for message in [&b""[..], b"message", &long] {
-            let signature = custody.sign_ecdsa_p256("transcript", message).await.unwrap();
-            let public = custody.public_key("transcript").await.unwrap();
+            let signature = custody.sign_ecdsa(Curve::P256, "sign-p256-1", message).await.unwrap();
+            let public = custody.public_key("sign-p256-1").await.unwrap();
             assert_eq!((public.len(), public[0]), (65, 4));
             let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public);
             public.verify(message, &signature).unwrap();
         }
-        let other = auditor.sign_ecdsa_p256("log-1", b"").await;
+        let other = auditor.sign_ecdsa(Curve::P256, "log-1", b"").await;
         assert!(matches!(other, Err(Error::KeyNotFound { .. })));
         let absent = auditor.sign_ed25519("log-2", b"").await;
         assert!(matches!(absent, Err(Error::KeyNotFound { .. })));

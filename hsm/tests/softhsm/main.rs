@@ -6,8 +6,10 @@
     reason = "a test fails by panicking; clippy.toml knows test functions, not their helpers"
 )]
 
+mod agree;
 mod ceremony;
 mod cipher;
 mod failure;
 mod key;
 mod lab;
+mod secret;

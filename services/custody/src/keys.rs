@@ -65,7 +65,7 @@ impl Custody {
         }
         let token = self.keyring.token();
         let secrets = Secrets {
-            wrapped_ek: token.generate_wrapped(KEK_EK).await?,
+            wrapped_ek: token.generate_wrapped(KEK_EK, 16).await?,
             ak: AuthenticationKey::Clear(Zeroizing::new(token.random(KEY).await?)),
             password: Zeroizing::default(),
         };

@@ -1,0 +1,217 @@
+//! The kinds of keys the ceremony makes, and what each may do.
+
+use cryptoki::mechanism::MechanismType;
+use cryptoki::object::{Attribute, KeyType, ObjectClass};
+
+use super::template::{self, NestedTemplate};
+use crate::curve::Curve;
+use crate::token::Role;
+
+/// The kinds of keys the ceremony makes, told by their labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `kek-ek-N`: wraps and unwraps meters' encryption keys; nothing else.
+    KekEk,
+    /// `kek-ak-N`: ciphers meters' authentication keys.
+    KekAk,
+    /// `kek-hs-N`: wraps and unwraps meters' HLS secrets; nothing else.
+    KekHs,
+    /// `kek-mk-N`: wraps and unwraps meters' master keys (their KEKs); nothing else.
+    KekMk,
+    /// `transport-N`: unwraps keys that come from outside.
+    Transport,
+    /// `log-N`, `permit-N`, and the auditor's `transcript`.
+    Ed25519,
+    /// The custody token's `transcript`.
+    Transcript,
+    /// `sign-p256-N`, `sign-p384-N`: the head-end's own, for HLS with ECDSA and signed APDUs.
+    Sign(Curve),
+    /// `agree-p256-N`, `agree-p384-N`: the head-end's own, for key agreement.
+    Agree(Curve),
+}
+
+impl Kind {
+    /// The kind a label promises on a token of this role.
+    pub(crate) fn of(role: Role, label: &str) -> Option<Self> {
+        let stem = label.trim_end_matches(|c: char| c.is_ascii_digit());
+        let numbered = stem.len() < label.len() && stem.ends_with('-');
+        match (role, stem) {
+            (Role::Custody, "transcript") if label == stem => Some(Self::Transcript),
+            (Role::Auditor, "transcript") if label == stem => Some(Self::Ed25519),
+            (Role::Custody, stem) if numbered => match stem {
+                "kek-ek-" => Some(Self::KekEk),
+                "kek-ak-" => Some(Self::KekAk),
+                "kek-hs-" => Some(Self::KekHs),
+                "kek-mk-" => Some(Self::KekMk),
+                "transport-" => Some(Self::Transport),
+                "sign-p256-" => Some(Self::Sign(Curve::P256)),
+                "sign-p384-" => Some(Self::Sign(Curve::P384)),
+                "agree-p256-" => Some(Self::Agree(Curve::P256)),
+                "agree-p384-" => Some(Self::Agree(Curve::P384)),
+                _ => None,
+            },
+            (Role::Auditor, "log-" | "permit-") if numbered => Some(Self::Ed25519),
+            _ => None,
+        }
+    }
+
+    /// As errors and transcripts call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::KekEk => "key-encryption key for encryption keys",
+            Self::KekAk => "key-encryption key for authentication keys",
+            Self::KekHs => "key-encryption key for HLS secrets",
+            Self::KekMk => "key-encryption key for master keys",
+            Self::Transport => "transport key",
+            Self::Ed25519 => "Ed25519 signing key",
+            Self::Transcript => "ECDSA P-256 signing key",
+            Self::Sign(Curve::P256) => "ECDSA P-256 key of the head-end",
+            Self::Sign(Curve::P384) => "ECDSA P-384 key of the head-end",
+            Self::Agree(Curve::P256) => "ECDH P-256 key of the head-end",
+            Self::Agree(Curve::P384) => "ECDH P-384 key of the head-end",
+        }
+    }
+
+    pub(super) fn is_secret(self) -> bool {
+        match self {
+            Self::KekEk | Self::KekAk | Self::KekHs | Self::KekMk | Self::Transport => true,
+            Self::Ed25519 | Self::Transcript | Self::Sign(_) | Self::Agree(_) => false,
+        }
+    }
+
+    /// The curve of an elliptic-curve key; none of an Ed25519 key.
+    pub(crate) fn curve(self) -> Option<Curve> {
+        match self {
+            Self::Transcript => Some(Curve::P256),
+            Self::Sign(curve) | Self::Agree(curve) => Some(curve),
+            _ => None,
+        }
+    }
+
+    /// Octets of its public key as the token has it.
+    pub(super) fn public_length(self) -> usize {
+        self.curve().map_or(32, |curve| curve.pair() + 1)
+    }
+
+    fn class(self) -> ObjectClass {
+        if self.is_secret() {
+            ObjectClass::SECRET_KEY
+        } else {
+            ObjectClass::PRIVATE_KEY
+        }
+    }
+
+    /// Whether it wraps and unwraps.
+    fn wraps(self) -> bool {
+        matches!(self, Self::KekEk | Self::KekHs | Self::KekMk)
+    }
+
+    /// The one mechanism the key may be used with.
+    fn mechanism(self) -> MechanismType {
+        match self {
+            Self::KekEk | Self::KekHs | Self::KekMk | Self::Transport => {
+                MechanismType::AES_KEY_WRAP
+            }
+            Self::KekAk => MechanismType::AES_GCM,
+            Self::Ed25519 => MechanismType::EDDSA,
+            Self::Transcript | Self::Sign(_) => MechanismType::ECDSA,
+            Self::Agree(_) => MechanismType::ECDH1_DERIVE,
+        }
+    }
+
+    /// The attributes that make the key what it is: set at birth, demanded ever after.
+    ///
+    /// MODIFIABLE and COPYABLE are what keeps the rest true: with either, the PIN alone suffices
+    /// to set DECRYPT on a key-encryption key and to unwrap every stored key by hand.
+    pub(super) fn policy(self) -> Vec<Attribute> {
+        let mut policy = vec![
+            Attribute::Class(self.class()),
+            Attribute::Token(true),
+            Attribute::Private(true),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(false),
+            Attribute::Modifiable(false),
+            Attribute::Copyable(false),
+            Attribute::Derive(matches!(self, Self::Agree(_))),
+        ];
+        if self.is_secret() {
+            policy.extend([
+                Attribute::KeyType(KeyType::AES),
+                Attribute::Encrypt(self == Self::KekAk),
+                Attribute::Decrypt(self == Self::KekAk),
+                Attribute::Wrap(self.wraps()),
+                Attribute::Unwrap(self != Self::KekAk),
+                Attribute::Sign(false),
+                Attribute::Verify(false),
+            ]);
+        } else {
+            policy.extend([
+                Attribute::KeyType(if self == Self::Ed25519 {
+                    KeyType::EC_EDWARDS
+                } else {
+                    KeyType::EC
+                }),
+                Attribute::Sign(!matches!(self, Self::Agree(_))),
+                Attribute::Decrypt(false),
+                Attribute::Unwrap(false),
+            ]);
+        }
+        policy.push(Attribute::AllowedMechanisms(vec![self.mechanism()]));
+        policy
+    }
+
+    /// What a key unwrapped by a key of this kind is, if there is one way only.
+    pub(crate) fn unwrapped(self) -> Option<Vec<Attribute>> {
+        match self {
+            Self::KekEk => Some(template::meter_key()),
+            Self::KekHs => Some(template::secret()),
+            Self::KekMk => Some(template::master_key()),
+            _ => None,
+        }
+    }
+
+    /// What every key unwrapped by a key of this kind must be, enforced by the token.
+    pub(super) fn unwrap_template(self) -> Option<NestedTemplate> {
+        let template = match self {
+            Self::Transport => Some(template::incoming()),
+            _ => self.unwrapped(),
+        };
+        template.map(|template| NestedTemplate::new(&template))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_promises_a_kind_on_its_role_only() {
+        for (label, kind) in [
+            ("kek-ek-1", Kind::KekEk),
+            ("kek-ak-20", Kind::KekAk),
+            ("kek-hs-1", Kind::KekHs),
+            ("kek-mk-1", Kind::KekMk),
+            ("sign-p256-1", Kind::Sign(Curve::P256)),
+            ("agree-p384-2", Kind::Agree(Curve::P384)),
+            ("transcript", Kind::Transcript),
+        ] {
+            assert_eq!(Kind::of(Role::Custody, label), Some(kind), "{label}");
+        }
+        assert_eq!(Kind::of(Role::Auditor, "transcript"), Some(Kind::Ed25519));
+        assert_eq!(Kind::of(Role::Auditor, "kek-ek-1"), None);
+        for nonsense in [
+            "",
+            "1",
+            "kek-ek-",
+            "kek-ek",
+            "log-1x",
+            "Kek-ek-1",
+            "permit-",
+            "sign-p256",
+            "sign-p521-1",
+        ] {
+            assert_eq!(Kind::of(Role::Custody, nonsense), None, "{nonsense}");
+            assert_eq!(Kind::of(Role::Auditor, nonsense), None, "{nonsense}");
+        }
+    }
+}
