@@ -78,7 +78,7 @@ fn reads_and_writes_octet_by_octet() {
                 attributes: vec![(CLOCK, None)],
                 last: false,
                 block: 1,
-                octets: octets,
+                octets,
             },
         ),
     ]);
