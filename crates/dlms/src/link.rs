@@ -3,6 +3,7 @@
 //! A [`Link`] turns APDUs into the octets of the transport and back. An association of either role owns one, and passes
 //! on what it is told: that octets came, that the time has come, that an APDU is to be sent.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 pub(crate) use crate::hdlc::Effect as LinkEffect;
@@ -50,7 +51,7 @@ enum Kind {
         bound: usize,
     },
     Hdlc {
-        station: Station,
+        station: Box<Station>,
         /// The port of this end.
         own_sap: u16,
     },
@@ -96,7 +97,10 @@ impl Link {
                 bound,
             },
             LinkConfig::Hdlc(config) => match station(config.clone(), longest) {
-                Ok(station) => Kind::Hdlc { station, own_sap },
+                Ok(station) => Kind::Hdlc {
+                    station: Box::new(station),
+                    own_sap,
+                },
                 Err(error) => Kind::Impossible(error),
             },
         };

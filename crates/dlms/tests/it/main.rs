@@ -14,6 +14,7 @@ mod blocks;
 mod codec;
 #[cfg(test)]
 mod gbt;
+#[cfg(test)]
 mod hdlc;
 #[cfg(test)]
 mod pair;
@@ -23,6 +24,8 @@ mod properties;
 mod responder;
 #[cfg(test)]
 mod soft;
+#[cfg(test)]
+mod stations;
 #[cfg(test)]
 mod values;
 #[cfg(test)]

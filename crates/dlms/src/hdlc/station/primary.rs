@@ -222,9 +222,10 @@ impl Station {
         let Some(covered) = self.transfer.acknowledge(receive) else {
             return self.count_dropped();
         };
-        let arrival = match frame.control {
-            Control::Information { send, .. } => self.on_information(frame, send),
-            _ => Arrival::None,
+        let arrival = if let Control::Information { send, .. } = frame.control {
+            self.on_information(frame, send)
+        } else {
+            Arrival::None
         };
         if matches!(arrival, Arrival::TooLong) {
             return self.fail("sends no more than it was told", "sends a longer APDU");
