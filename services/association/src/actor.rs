@@ -9,24 +9,23 @@ use std::{
     time::Duration,
 };
 
-use dlms::Command;
-use latchkey_proto::association::v1::InvokeResponse;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
 use crate::{
-    command::unknown,
+    answer::Answer,
+    command::Asked,
     error::Error,
     lease::Lease,
     opening::Opening,
-    session::{Opened, Session},
+    session::{Opened, Session, Stir},
 };
 
 /// What an association is told to do.
 pub(crate) enum Order {
-    /// Send a command.
+    /// Send a request.
     Invoke(Box<Invocation>),
     /// Release the association.
     Release {
@@ -35,16 +34,16 @@ pub(crate) enum Order {
     },
 }
 
-/// A command to be sent.
+/// A request to be sent.
 pub(crate) struct Invocation {
-    pub(crate) command: Command,
+    pub(crate) asked: Asked,
     pub(crate) answer_timeout: Duration,
     /// The caller must be answered by then.
     pub(crate) respond_by: Instant,
     pub(crate) request_id: String,
     /// Set just before the first octet is handed to the socket.
     pub(crate) sent: Arc<AtomicBool>,
-    pub(crate) reply: oneshot::Sender<Result<InvokeResponse, Error>>,
+    pub(crate) reply: oneshot::Sender<Result<Answer, Error>>,
 }
 
 /// An association from its opening to its end.
@@ -58,7 +57,7 @@ pub(crate) struct Actor {
 /// What made the actor move.
 enum Wake {
     Order(Option<Order>),
-    Read(std::io::Result<usize>),
+    Stirred(Stir),
     Expired,
     Stopped,
 }
@@ -104,7 +103,7 @@ impl Actor {
                 biased;
                 () = self.lease.stop.fired() => Wake::Stopped,
                 order = self.orders.recv() => Wake::Order(order),
-                read = session.read() => Wake::Read(read),
+                stir = session.stir() => Wake::Stirred(stir),
                 () = sleep_until(expires) => Wake::Expired,
             };
             match wake {
@@ -120,8 +119,8 @@ impl Actor {
                     let _ = reply.send(());
                     return None;
                 }
-                Wake::Read(read) => {
-                    if !session.take_in(read).await {
+                Wake::Stirred(stir) => {
+                    if !session.take_in(stir).await {
                         tracing::info!(meter_id = session.meter_id, "the association has ended");
                         self.end(session).await;
                         return None;
@@ -144,10 +143,10 @@ impl Actor {
         session.close().await;
     }
 
-    /// Sends a command; whether the association is still open after it.
+    /// Sends a request; whether the association is still open after it.
     async fn invoke(&self, session: &mut Session, invocation: Invocation) -> bool {
         let Invocation {
-            command,
+            asked,
             answer_timeout,
             respond_by,
             request_id,
@@ -159,12 +158,12 @@ impl Actor {
             let _ = reply.send(Err(Error::TooLate));
             return true;
         }
-        let sending = session.invoke(command, answer_timeout, respond_by, &sent);
+        let sending = session.invoke(asked, answer_timeout, respond_by, &sent);
         let result = tokio::select! {
             result = kit::context::scope(request_id, sending) => result,
             () = self.lease.stop.fired() => {
                 if sent.load(Ordering::SeqCst) {
-                    Ok(unknown("the association was taken over, or the service stops", session.spent_counter()))
+                    Ok(Answer::unknown("the association was taken over, or the service stops", session.spent_counter()))
                 } else {
                     Err(Error::TakenOver)
                 }

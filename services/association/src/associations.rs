@@ -8,9 +8,8 @@ use std::{
     time::Duration,
 };
 
-use dlms::Command;
 use kit::{PeerName, Tasks, context};
-use latchkey_proto::{association::v1::InvokeResponse, audit::v1::SignedPermit};
+use latchkey_proto::audit::v1::SignedPermit;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -18,7 +17,8 @@ use tokio::{
 
 use crate::{
     actor::{Actor, Invocation, Order},
-    command::unknown,
+    answer::Answer,
+    command::Asked,
     directory::Meter,
     error::Error,
     lease::{Holder, Leases},
@@ -63,7 +63,7 @@ impl Associations {
 
     /// Opens an association; its id and what was agreed.
     pub(crate) async fn open(&self, order: OpenOrder) -> Result<(String, Opened), Error> {
-        let services = examine(&order.permit, &order.meter.id, &order.holder.peer)?;
+        let permit = examine(&order.permit, &order.meter.id, &order.holder.peer)?;
         let (sender, orders) = mpsc::channel(QUEUE);
         let lease = self.leases.take(&order.meter.id, order.holder, sender)?;
         let association_id = lease.association_id.clone();
@@ -71,7 +71,7 @@ impl Associations {
             tools: Arc::clone(&self.tools),
             meter: order.meter,
             permit: order.permit,
-            services,
+            commands: permit.commands,
             public_client: order.public_client,
             request_id: context::request_id(),
         };
@@ -87,14 +87,14 @@ impl Associations {
         Ok((association_id, opened))
     }
 
-    /// Sends a command. An error means that nothing was sent.
+    /// Sends a request. An error means that nothing was sent.
     pub(crate) async fn invoke(
         &self,
         peer: &PeerName,
         association_id: &str,
-        command: Command,
+        asked: Asked,
         answer_timeout: Duration,
-    ) -> Result<InvokeResponse, Error> {
+    ) -> Result<Answer, Error> {
         let gone = || self.leases.gone(association_id, peer);
         let orders = self.leases.find(association_id, peer).ok_or_else(gone)?;
         let left = context::time_left(NO_DEADLINE);
@@ -102,7 +102,7 @@ impl Associations {
         let sent = Arc::new(AtomicBool::new(false));
         let (reply, answer) = oneshot::channel();
         let invocation = Invocation {
-            command,
+            asked,
             answer_timeout,
             respond_by,
             request_id: context::request_id(),
@@ -115,7 +115,7 @@ impl Associations {
             Ok(result) => result,
             // The association's task ended without a word. What it did before is in `sent`.
             Err(_) if sent.load(Ordering::SeqCst) => {
-                Ok(unknown("the association ended in mid-call", 0))
+                Ok(Answer::unknown("the association ended in mid-call", 0))
             }
             Err(_) => Err(gone()),
         }

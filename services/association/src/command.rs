@@ -1,18 +1,19 @@
-//! Commands out of messages, answers into messages.
+//! Commands out of messages.
 
-use dlms::{Attribute, Command, Data, Method, Obis, Response, Selection};
+use dlms::{Access, Attribute, Command, Conformance, Data, Method, Obis, Selection};
 use latchkey_proto::{
-    association::v1::{Delivery, InvokeResponse},
-    audit::v1 as pb,
+    association::v1::ListForm,
+    audit::v1::{self as pb, CommandService},
 };
 
 use crate::error::Error;
 
+/// Commands of one request.
+const LIST_MAX: usize = 16;
 const PARAMETER_MAX: usize = 2048;
 const SELECTION_MAX: usize = 512;
-const CAUSE_MAX: usize = 256;
 
-/// What a command does to a meter.
+/// What a request does to a meter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// It reads.
@@ -21,37 +22,158 @@ pub enum Kind {
     Act,
 }
 
-impl Kind {
-    pub(crate) fn of(command: &Command) -> Self {
-        match command {
-            Command::Get { .. } | Command::GetList(_) => Self::Read,
-            Command::Set { .. }
-            | Command::Action { .. }
-            | Command::SetList(_)
-            | Command::ActionList(_)
-            | Command::Access(_) => Self::Act,
-        }
-    }
+/// A request of one command, or of several.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// What is sent.
+    pub command: Command,
+    /// What it does.
+    pub kind: Kind,
+    /// How many commands it is.
+    pub count: usize,
+    /// The services the meter must have granted for this form.
+    pub needs: Conformance,
 }
 
 /// Reads and checks a command.
 ///
 /// # Errors
 /// [`Error::Invalid`], with all that is wrong.
-pub fn parse(command: Option<&pb::Command>) -> Result<Command, Error> {
+pub fn parse(command: Option<&pb::Command>) -> Result<Asked, Error> {
     let command = command.ok_or_else(|| Error::field("command", "is required"))?;
+    let command = parse_at("command", command).map_err(Error::Invalid)?;
+    Ok(Asked {
+        kind: kind(&command),
+        command: single(command),
+        count: 1,
+        needs: Conformance::NONE,
+    })
+}
+
+/// Reads and checks several commands that go in one request.
+///
+/// # Errors
+/// [`Error::Invalid`], with all that is wrong.
+pub fn parse_list(commands: &[pb::Command], form: i32) -> Result<Asked, Error> {
+    let accesses = parse_all(commands, LIST_MAX)?;
+    let kind = if accesses.iter().all(|access| kind(access) == Kind::Read) {
+        Kind::Read
+    } else {
+        Kind::Act
+    };
+    let count = accesses.len();
+    let (command, needs) = match ListForm::try_from(form) {
+        Ok(ListForm::Access) => (Command::Access(accesses), Conformance::ACCESS),
+        Ok(ListForm::Unspecified | ListForm::WithList) => {
+            let listed = with_list(accesses).ok_or_else(|| {
+                Error::field(
+                    "commands",
+                    "must all be of one service with LIST_FORM_WITH_LIST",
+                )
+            })?;
+            (listed, Conformance::MULTIPLE_REFERENCES)
+        }
+        Err(_) => return Err(Error::field("form", "is unknown")),
+    };
+    Ok(Asked {
+        command,
+        kind,
+        count,
+        needs,
+    })
+}
+
+/// Reads and checks 1..=max commands, each as what it accesses.
+///
+/// # Errors
+/// [`Error::Invalid`], with all that is wrong with any of them.
+pub fn parse_all(commands: &[pb::Command], max: usize) -> Result<Vec<Access>, Error> {
+    if commands.is_empty() || commands.len() > max {
+        return Err(Error::field("commands", format!("must be 1..{max}")));
+    }
     let mut wrong = Vec::new();
-    let class_id = checked(&mut wrong, "class_id", class_id(command.class_id));
-    let name = checked(
-        &mut wrong,
-        "logical_name",
-        logical_name(&command.logical_name),
-    );
-    let index = checked(&mut wrong, "index", index(command.index));
-    let parameter = checked(&mut wrong, "parameter", parameter(&command.parameter));
-    let selection = checked(&mut wrong, "selection", selection(&command.selection));
-    if let Err(why) = shape(command) {
-        wrong.push(why);
+    let mut accesses = Vec::new();
+    for (n, command) in commands.iter().enumerate() {
+        match parse_at(&format!("commands[{n}]"), command) {
+            Ok(access) => accesses.push(access),
+            Err(faults) => wrong.extend(faults),
+        }
+    }
+    if wrong.is_empty() {
+        Ok(accesses)
+    } else {
+        Err(Error::Invalid(wrong))
+    }
+}
+
+/// The request of one command.
+#[must_use]
+pub fn single(access: Access) -> Command {
+    match access {
+        Access::Get {
+            attribute,
+            selection,
+        } => Command::Get {
+            attribute,
+            selection,
+        },
+        Access::Set {
+            attribute,
+            selection,
+            value,
+        } => Command::Set {
+            attribute,
+            selection,
+            value,
+        },
+        Access::Action { method, parameter } => Command::Action { method, parameter },
+    }
+}
+
+const fn kind(access: &Access) -> Kind {
+    match access {
+        Access::Get { .. } => Kind::Read,
+        Access::Set { .. } | Access::Action { .. } => Kind::Act,
+    }
+}
+
+/// One request of one service, if all are of one.
+fn with_list(accesses: Vec<Access>) -> Option<Command> {
+    let (mut gets, mut sets, mut actions) = (Vec::new(), Vec::new(), Vec::new());
+    for access in accesses {
+        match access {
+            Access::Get {
+                attribute,
+                selection,
+            } => gets.push((attribute, selection)),
+            Access::Set {
+                attribute,
+                selection,
+                value,
+            } => sets.push((attribute, selection, value)),
+            Access::Action { method, parameter } => actions.push((method, parameter)),
+        }
+    }
+    match (gets.is_empty(), sets.is_empty(), actions.is_empty()) {
+        (false, true, true) => Some(Command::GetList(gets)),
+        (true, false, true) => Some(Command::SetList(sets)),
+        (true, true, false) => Some(Command::ActionList(actions)),
+        _ => None,
+    }
+}
+
+fn parse_at(field: &str, command: &pb::Command) -> Result<Access, Vec<(String, String)>> {
+    let mut faults = Faults {
+        field,
+        found: Vec::new(),
+    };
+    let class_id = faults.checked("class_id", class_id(command.class_id));
+    let name = faults.checked("logical_name", logical_name(&command.logical_name));
+    let index = faults.checked("index", index(command.index));
+    let parameter = faults.checked("parameter", parameter(&command.parameter));
+    let selection = faults.checked("selection", selection(&command.selection));
+    if let Err((wrong, why)) = shape(command) {
+        faults.checked::<()>(wrong, Err(why.to_owned()));
     }
     let (Some(class_id), Some(name), Some(index), Some(parameter), Some(selection), true) = (
         class_id,
@@ -59,9 +181,9 @@ pub fn parse(command: Option<&pb::Command>) -> Result<Command, Error> {
         index,
         parameter,
         selection,
-        wrong.is_empty(),
+        faults.found.is_empty(),
     ) else {
-        return Err(Error::Invalid(wrong));
+        return Err(faults.found);
     };
     let attribute = Attribute {
         class_id,
@@ -69,16 +191,16 @@ pub fn parse(command: Option<&pb::Command>) -> Result<Command, Error> {
         index,
     };
     match (command.service(), parameter) {
-        (pb::CommandService::Get, _) => Ok(Command::Get {
+        (CommandService::Get, _) => Ok(Access::Get {
             attribute,
             selection,
         }),
-        (pb::CommandService::Set, Some(value)) => Ok(Command::Set {
+        (CommandService::Set, Some(value)) => Ok(Access::Set {
             attribute,
             selection,
             value,
         }),
-        (pb::CommandService::Action, parameter) => Ok(Command::Action {
+        (CommandService::Action, parameter) => Ok(Access::Action {
             method: Method {
                 class_id,
                 name,
@@ -86,20 +208,24 @@ pub fn parse(command: Option<&pb::Command>) -> Result<Command, Error> {
             },
             parameter,
         }),
-        (pb::CommandService::Set | pb::CommandService::Unspecified, _) => {
-            Err(Error::field("command.service", "is required"))
+        (CommandService::Set | CommandService::Unspecified, _) => {
+            Err(vec![(format!("{field}.service"), "is required".to_owned())])
         }
     }
 }
 
-fn checked<T>(
-    wrong: &mut Vec<(String, String)>,
-    field: &str,
-    value: Result<T, String>,
-) -> Option<T> {
-    value
-        .map_err(|why| wrong.push((format!("command.{field}"), why)))
-        .ok()
+/// The faults of one command.
+struct Faults<'a> {
+    field: &'a str,
+    found: Vec<(String, String)>,
+}
+
+impl Faults<'_> {
+    fn checked<T>(&mut self, field: &str, value: Result<T, String>) -> Option<T> {
+        value
+            .map_err(|why| self.found.push((format!("{}.{field}", self.field), why)))
+            .ok()
+    }
 }
 
 fn class_id(class_id: u32) -> Result<u16, String> {
@@ -142,91 +268,27 @@ fn selection(octets: &[u8]) -> Result<Option<Selection>, String> {
 }
 
 /// Which service takes what.
-fn shape(command: &pb::Command) -> Result<(), (String, String)> {
-    let wrong = |field: &str, why: &str| Err((format!("command.{field}"), why.to_owned()));
+fn shape(command: &pb::Command) -> Result<(), (&'static str, &'static str)> {
     match command.service() {
-        pb::CommandService::Unspecified => wrong("service", "is required"),
-        pb::CommandService::Get if !command.parameter.is_empty() => {
-            wrong("parameter", "must be empty for a GET")
+        CommandService::Unspecified => Err(("service", "is required")),
+        CommandService::Get if !command.parameter.is_empty() => {
+            Err(("parameter", "must be empty for a GET"))
         }
-        pb::CommandService::Set if command.parameter.is_empty() => {
-            wrong("parameter", "is required for a SET")
+        CommandService::Set if command.parameter.is_empty() => {
+            Err(("parameter", "is required for a SET"))
         }
-        pb::CommandService::Action if !command.selection.is_empty() => {
-            wrong("selection", "must be empty for an ACTION")
+        CommandService::Action if !command.selection.is_empty() => {
+            Err(("selection", "must be empty for an ACTION"))
         }
-        pb::CommandService::Get | pb::CommandService::Set | pb::CommandService::Action => Ok(()),
-    }
-}
-
-/// An answer that passed every check.
-#[must_use]
-pub fn render(response: &Response, invocation_counter: u32) -> InvokeResponse {
-    let (result, data) = match response {
-        Response::GetData { data, .. } => (0, data.encode()),
-        Response::GetError { result, .. } | Response::Set { result, .. } => {
-            (result.code(), Vec::new())
-        }
-        Response::Action { result, data, .. } => {
-            let data = data.as_ref().and_then(|data| data.as_ref().ok());
-            (result.code(), data.map(Data::encode).unwrap_or_default())
-        }
-        // The association hands out whole values only, and an exception proves nothing: it is not authenticated.
-        Response::GetBlock { .. }
-        | Response::SetBlockAck { .. }
-        | Response::SetLastBlock { .. }
-        | Response::SetLastBlockList { .. }
-        | Response::ActionBlock { .. }
-        | Response::ActionNextBlock { .. } => {
-            return unknown("a block instead of a value", invocation_counter);
-        }
-        Response::GetList { .. }
-        | Response::SetList { .. }
-        | Response::ActionList { .. }
-        | Response::Access { .. } => {
-            return unknown("an answer for several objects", invocation_counter);
-        }
-        Response::ConfirmedServiceError(_) => {
-            return unknown("a confirmed-service-error", invocation_counter);
-        }
-        Response::Exception(exception) => {
-            let cause = format!(
-                "exception-response state {} service {} ({})",
-                exception.state,
-                exception.service,
-                exception.name()
-            );
-            return unknown(&cause, invocation_counter);
-        }
-    };
-    InvokeResponse {
-        delivery: Delivery::Answered.into(),
-        result: result.into(),
-        data,
-        invocation_counter,
-        cause: String::new(),
-        notifications: Vec::new(),
-    }
-}
-
-/// The command may have reached the meter, or not.
-#[must_use]
-pub fn unknown(cause: &str, invocation_counter: u32) -> InvokeResponse {
-    InvokeResponse {
-        delivery: Delivery::Unknown.into(),
-        cause: cause.chars().take(CAUSE_MAX).collect(),
-        invocation_counter,
-        ..InvokeResponse::default()
+        CommandService::Get | CommandService::Set | CommandService::Action => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use dlms::{ActionResult, DataAccessResult, Exception, InvokeId};
-
     use super::*;
 
-    fn command(service: pb::CommandService) -> pb::Command {
+    fn command(service: CommandService) -> pb::Command {
         pb::Command {
             service: service.into(),
             class_id: 70,
@@ -236,10 +298,24 @@ mod tests {
         }
     }
 
+    fn set() -> pb::Command {
+        pb::Command {
+            parameter: vec![0x0f, 0],
+            ..command(CommandService::Set)
+        }
+    }
+
+    fn fields<T: std::fmt::Debug>(result: Result<T, Error>) -> Vec<String> {
+        match result {
+            Err(Error::Invalid(wrong)) => wrong.into_iter().map(|(field, _)| field).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn good_commands() {
-        let get = parse(Some(&command(pb::CommandService::Get))).unwrap();
-        assert_eq!(Kind::of(&get), Kind::Read);
+        let get = parse(Some(&command(CommandService::Get))).unwrap();
+        assert_eq!((get.kind, get.count), (Kind::Read, 1));
         let entry = Selection::Entry {
             from_entry: 1,
             to_entry: 1,
@@ -248,49 +324,40 @@ mod tests {
         };
         let one = pb::Command {
             selection: entry.encode(),
-            ..command(pb::CommandService::Get)
+            ..command(CommandService::Get)
         };
-        assert!(
-            matches!(parse(Some(&one)), Ok(Command::Get { selection: Some(found), .. }) if found == entry)
-        );
+        assert!(matches!(
+            parse(Some(&one)).unwrap().command,
+            Command::Get { selection: Some(found), .. } if found == entry
+        ));
         let act = pb::Command {
             parameter: vec![0x12, 0, 3],
-            ..command(pb::CommandService::Action)
+            ..command(CommandService::Action)
         };
         let act = parse(Some(&act)).unwrap();
         assert!(matches!(
-            &act,
+            act.command,
             Command::Action {
                 parameter: Some(Data::LongUnsigned(3)),
                 ..
             }
         ));
-        assert_eq!(Kind::of(&act), Kind::Act);
-        let set = pb::Command {
-            parameter: vec![0x0f, 0],
-            ..command(pb::CommandService::Set)
-        };
+        assert_eq!(act.kind, Kind::Act);
         assert!(matches!(
-            parse(Some(&set)),
-            Ok(Command::Set {
+            parse(Some(&set())).unwrap().command,
+            Command::Set {
                 value: Data::Integer(0),
                 ..
-            })
+            }
         ));
     }
 
     #[test]
     fn bad_commands_say_why() {
         let bad = |change: fn(&mut pb::Command)| {
-            let mut bad = command(pb::CommandService::Get);
+            let mut bad = command(CommandService::Get);
             change(&mut bad);
-            match parse(Some(&bad)) {
-                Err(Error::Invalid(wrong)) => wrong
-                    .into_iter()
-                    .map(|(field, _)| field)
-                    .collect::<Vec<_>>(),
-                other => panic!("{other:?}"),
-            }
+            fields(parse(Some(&bad)))
         };
         assert_eq!(bad(|c| c.class_id = 0), ["command.class_id"]);
         assert_eq!(bad(|c| c.class_id = 65_536), ["command.class_id"]);
@@ -308,58 +375,63 @@ mod tests {
         assert_eq!(bad(|c| c.selection = vec![9; 513]), ["command.selection"]);
         assert_eq!(bad(|c| c.service = 0), ["command.service"]);
         assert_eq!(
-            bad(|c| c.service = pb::CommandService::Set.into()),
+            bad(|c| c.service = CommandService::Set.into()),
             ["command.parameter"]
         );
         assert!(parse(None).is_err());
     }
 
     #[test]
-    fn answers() {
-        let invoke = InvokeId::new(1);
-        let got = render(
-            &Response::GetData {
-                invoke,
-                data: Data::Boolean(true),
-            },
-            7,
+    fn lists_are_of_one_service_or_accesses() {
+        let (get, act) = (
+            command(CommandService::Get),
+            command(CommandService::Action),
         );
+        let list = |commands: &[&pb::Command], form: ListForm| {
+            let commands: Vec<_> = commands.iter().map(|command| (*command).clone()).collect();
+            parse_list(&commands, form.into())
+        };
+        let gets = list(&[&get, &get], ListForm::Unspecified).unwrap();
         assert_eq!(
-            (got.delivery(), got.result, got.data, got.invocation_counter),
-            (Delivery::Answered, 0, vec![3, 1], 7)
+            (gets.kind, gets.count, gets.needs),
+            (Kind::Read, 2, Conformance::MULTIPLE_REFERENCES)
         );
-        let refused = render(
-            &Response::GetError {
-                invoke,
-                result: DataAccessResult::READ_WRITE_DENIED,
-            },
-            7,
-        );
+        assert!(matches!(gets.command, Command::GetList(listed) if listed.len() == 2));
+        let sets = list(&[&set(), &set()], ListForm::WithList).unwrap();
+        assert!(matches!(sets.command, Command::SetList(_)) && sets.kind == Kind::Act);
+        let actions = list(&[&act], ListForm::WithList).unwrap();
+        assert!(matches!(actions.command, Command::ActionList(_)));
         assert_eq!(
-            (refused.delivery(), refused.result),
-            (Delivery::Answered, 3)
+            fields(list(&[&get, &act], ListForm::WithList)),
+            ["commands"]
         );
-        let done = render(
-            &Response::Action {
-                invoke,
-                result: ActionResult::SUCCESS,
-                data: None,
-            },
-            7,
-        );
+        let mixed = list(&[&get, &set(), &act], ListForm::Access).unwrap();
         assert_eq!(
-            (done.delivery(), done.result, done.data),
-            (Delivery::Answered, 0, vec![])
+            (mixed.kind, mixed.count, mixed.needs),
+            (Kind::Act, 3, Conformance::ACCESS)
         );
-        let exception = render(&Response::Exception(Exception::invocation_counter(9)), 7);
+        let reads = list(&[&get, &get], ListForm::Access).unwrap();
+        assert_eq!(reads.kind, Kind::Read, "an ACCESS that only reads");
+    }
+
+    #[test]
+    fn bad_lists_say_which_command_is_bad() {
+        let good = command(CommandService::Get);
+        let bad = pb::Command {
+            class_id: 0,
+            index: 0,
+            ..good.clone()
+        };
+        let form = ListForm::Access.into();
         assert_eq!(
-            (exception.delivery(), exception.data),
-            (Delivery::Unknown, vec![])
+            fields(parse_list(&[good.clone(), bad], form)),
+            ["commands[1].class_id", "commands[1].index"]
         );
+        assert_eq!(fields(parse_list(&[], form)), ["commands"]);
         assert_eq!(
-            exception.cause,
-            "exception-response state 1 service 6 (invocation-counter-error)"
+            fields(parse_list(&vec![good.clone(); 17], form)),
+            ["commands"]
         );
-        assert_eq!(unknown(&"é".repeat(300), 0).cause.chars().count(), 256);
+        assert_eq!(fields(parse_list(&[good], 9)), ["form"]);
     }
 }

@@ -1,16 +1,22 @@
 //! One cipher context in custody: where the cipher jobs of an association are done.
 
-use dlms::{CipherFailure, CipherJob, CipherOp, CipherOutput, Ciphered};
+mod seen;
+
+use dlms::{
+    CipherFailure, CipherJob, CipherOp, CipherOutput, KeyChoice, Protection, security::Envelope,
+};
 use kit::Channel;
 use latchkey_proto::{
     audit::v1::SignedPermit,
     custody::v1::{
-        AnswerChallengeRequest, CloseContextRequest, Mechanism, OpenContextRequest,
-        OpenContextResponse, ProtectRequest, ProtectResponse, Protection, UnprotectRequest,
+        self as pb, AnswerChallengeRequest, CloseContextRequest, Mechanism, OpenContextRequest,
+        OpenContextResponse, ProtectRequest, ProtectResponse, UnprotectRequest, UnprotectResponse,
         VerifyAnswerRequest, cipher_service_client::CipherServiceClient,
     },
 };
 use tonic::{Code, Status};
+
+use self::seen::Seen;
 
 /// A client of custody's cipher service.
 pub(crate) type Custody = CipherServiceClient<Channel>;
@@ -21,10 +27,10 @@ pub(crate) struct Context {
     id: String,
     /// What custody said when it last said no.
     pub(crate) refusal: Option<Status>,
-    /// The invocation counter of the request that was ciphered last.
+    /// The invocation counter of the request that was let through last; 0 if it was of another key than the global one,
+    /// whose counter alone can be compared with what a meter shows.
     pub(crate) counter: u32,
-    /// The invocation counter of the response that was accepted last.
-    received: Option<u32>,
+    seen: Seen,
 }
 
 /// How an association is to be opened.
@@ -32,7 +38,8 @@ pub(crate) struct Terms {
     pub(crate) permit: SignedPermit,
     pub(crate) meter_id: String,
     pub(crate) mechanism: Mechanism,
-    pub(crate) protection: Protection,
+    pub(crate) protection: pb::Protection,
+    pub(crate) security: Option<pb::Security>,
 }
 
 impl Context {
@@ -46,7 +53,7 @@ impl Context {
             meter_id: terms.meter_id,
             mechanism: terms.mechanism.into(),
             protection: terms.protection.into(),
-            security: None,
+            security: terms.security,
         };
         let response = custody.open_context(request).await?.into_inner();
         let context = Self {
@@ -54,7 +61,7 @@ impl Context {
             id: response.context_id.clone(),
             refusal: None,
             counter: 0,
-            received: None,
+            seen: Seen::default(),
         };
         Ok((context, response))
     }
@@ -62,18 +69,10 @@ impl Context {
     /// Does a job.
     pub(crate) async fn run(&mut self, job: CipherJob) -> Result<CipherOutput, CipherFailure> {
         let done = match job.op {
-            CipherOp::Protect { apdu, .. } => self.protect(apdu).await,
-            CipherOp::Unprotect { apdu, .. } => {
-                let counter = Ciphered::decode(&apdu).map_or(0, |ciphered| ciphered.counter);
-                // A late or doubled answer: it is dropped, and the right one is still waited for. Custody, who keeps the
-                // counter over all associations, would refuse it as it refuses a forgery, and end this one.
-                if let Some(last) = self.received.filter(|last| counter <= *last) {
-                    return Err(CipherFailure::Replay {
-                        expected: last.saturating_add(1),
-                    });
-                }
-                self.unprotect(apdu, counter).await
-            }
+            CipherOp::Protect {
+                apdu, protection, ..
+            } => return self.protect(apdu, protection).await,
+            CipherOp::Unprotect { apdu, .. } => return self.unprotect(apdu).await,
             CipherOp::Answer {
                 challenge,
                 peer_title,
@@ -92,58 +91,75 @@ impl Context {
                     context_id: self.id.clone(),
                     token,
                 };
-                self.custody
-                    .verify_answer(request)
-                    .await
-                    .map(|_| CipherOutput::Verified)
+                let verified = self.custody.verify_answer(request).await;
+                verified.map(|_| CipherOutput::Verified)
             }
         };
-        done.map_err(|status| {
-            let failure = failure_of(&status);
-            self.refusal = Some(status);
-            failure
-        })
+        done.map_err(|status| self.refused(status))
     }
 
-    async fn protect(&mut self, apdu: Vec<u8>) -> Result<CipherOutput, Status> {
-        let ProtectResponse {
-            apdu,
-            invocation_counter,
-        } = self.ask_protect(apdu).await?;
-        self.counter = invocation_counter;
-        Ok(CipherOutput::Apdu(apdu, invocation_counter))
-    }
-
-    async fn unprotect(&mut self, apdu: Vec<u8>, counter: u32) -> Result<CipherOutput, Status> {
-        let request = UnprotectRequest {
-            context_id: self.id.clone(),
-            apdu,
-        };
-        let plain = self.custody.unprotect(request).await?.into_inner();
-        self.received = Some(counter);
-        Ok(CipherOutput::Apdu(plain.apdu, counter))
-    }
-
-    /// Asks leave for a request of a plain association: custody compares it with the permit, as it does with those it
-    /// ciphers, and hands it back as it is.
-    pub(crate) async fn allow(&mut self, apdu: &[u8]) -> Result<(), CipherFailure> {
-        match self.ask_protect(apdu.to_vec()).await {
-            Ok(allowed) if allowed.apdu == apdu => Ok(()),
-            Ok(_) => Err(CipherFailure::Refused),
-            Err(status) => {
-                let failure = failure_of(&status);
-                self.refusal = Some(status);
-                Err(failure)
-            }
-        }
-    }
-
-    async fn ask_protect(&mut self, apdu: Vec<u8>) -> Result<ProtectResponse, Status> {
+    /// A request: custody compares it with the permit, and ciphers it. Where nothing is ciphered it hands it back as it
+    /// is: no key stops a plain command, custody does (promise P2 holds for plain meters too).
+    async fn protect(
+        &mut self,
+        apdu: Vec<u8>,
+        protection: Protection,
+    ) -> Result<CipherOutput, CipherFailure> {
+        let plain = (!protection.is_ciphered()).then(|| apdu.clone());
         let request = ProtectRequest {
             context_id: self.id.clone(),
             apdu,
         };
-        Ok(self.custody.protect(request).await?.into_inner())
+        let asked = self.custody.protect(request).await;
+        let ProtectResponse {
+            apdu,
+            invocation_counter,
+        } = asked.map_err(|status| self.refused(status))?.into_inner();
+        if plain.is_some_and(|plain| plain != apdu) {
+            return Err(CipherFailure::Refused);
+        }
+        self.counter = if is_global(protection) {
+            invocation_counter
+        } else {
+            0
+        };
+        Ok(CipherOutput::Apdu(apdu, invocation_counter))
+    }
+
+    /// Asks leave for a request of a plain association.
+    pub(crate) async fn allow(&mut self, apdu: &[u8]) -> Result<(), CipherFailure> {
+        self.protect(apdu.to_vec(), Protection::Plain)
+            .await
+            .map(drop)
+    }
+
+    async fn unprotect(&mut self, apdu: Vec<u8>) -> Result<CipherOutput, CipherFailure> {
+        // What cannot be read is for custody to refuse.
+        let envelope = Envelope::of(&apdu).ok();
+        if let Some(envelope) = &envelope {
+            // A late or doubled answer: it is dropped, and the right one is still waited for. Custody, who keeps the
+            // counter over all associations, would refuse it as it refuses a forgery, and end this one.
+            self.seen.check(envelope, &apdu)?;
+        }
+        let digest = seen::digest(&apdu);
+        let request = UnprotectRequest {
+            context_id: self.id.clone(),
+            apdu,
+        };
+        let opened = self.custody.unprotect(request).await;
+        let UnprotectResponse { apdu } =
+            opened.map_err(|status| self.refused(status))?.into_inner();
+        if let Some(envelope) = &envelope {
+            self.seen.record(envelope, digest);
+        }
+        let counter = envelope.and_then(|envelope| envelope.counter);
+        Ok(CipherOutput::Apdu(apdu, counter.unwrap_or(0)))
+    }
+
+    fn refused(&mut self, status: Status) -> CipherFailure {
+        let failure = failure_of(&status);
+        self.refusal = Some(status);
+        failure
     }
 
     /// Forgets the context; custody forgets it anyway when the permit ends.
@@ -155,6 +171,16 @@ impl Context {
             tracing::debug!(%status, "the cipher context was not closed");
         }
     }
+}
+
+/// Whether APDUs of this form are under the global key, whose counter outlives associations.
+pub(crate) const fn is_global(protection: Protection) -> bool {
+    matches!(
+        protection,
+        Protection::Glo
+            | Protection::GeneralGlo
+            | Protection::GeneralCiphering(KeyChoice::Identified)
+    )
 }
 
 fn failure_of(status: &Status) -> CipherFailure {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use dlms::Conformance;
 use kit::status::Fault;
 use tonic::{Code, Status};
 
@@ -96,6 +97,12 @@ pub enum Error {
     /// The meter's answer to the opening makes no sense.
     #[error("the meter broke the protocol: {0}")]
     Protocol(String),
+    /// The meter did not grant a service that the request needs.
+    #[error("the meter did not grant {}; nothing was sent", service(*.0))]
+    NotGranted(Conformance),
+    /// The request does not fit what the meter receives, and no block transfer is granted for it.
+    #[error("the request does not fit the meter: {0}; nothing was sent")]
+    DoesNotFit(String),
     /// There is no such association, or it has ended.
     #[error("the association is not open, or has ended; nothing was sent")]
     AssociationGone,
@@ -128,6 +135,15 @@ fn violations(violations: &[(String, String)]) -> String {
         .map(|(field, why)| format!("{field} {why}"))
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+/// A service that was asked for, for a person.
+const fn service(needs: Conformance) -> &'static str {
+    if needs.contains(Conformance::ACCESS) {
+        "the ACCESS service"
+    } else {
+        "several commands in one request (multiple references)"
+    }
 }
 
 impl Error {
@@ -163,6 +179,8 @@ impl Fault for Error {
             | Self::MeterAuthentication(_)
             | Self::Downgrade(_)
             | Self::Unsupported(_)
+            | Self::NotGranted(_)
+            | Self::DoesNotFit(_)
             | Self::Protocol(_) => Code::FailedPrecondition,
             Self::TooLate => Code::DeadlineExceeded,
             Self::Store(_) | Self::Row(_) => Code::Internal,
@@ -194,6 +212,8 @@ impl Fault for Error {
             Self::Downgrade(_) => "DOWNGRADE_REFUSED",
             Self::Unsupported(_) => "ASSOCIATION_UNSUPPORTED",
             Self::Protocol(_) => "METER_PROTOCOL_ERROR",
+            Self::NotGranted(_) => "SERVICE_NOT_GRANTED",
+            Self::DoesNotFit(_) => "DOES_NOT_FIT",
             Self::AssociationGone => "ASSOCIATION_GONE",
             Self::ClosedByMeter => "ASSOCIATION_CLOSED_BY_METER",
             Self::TakenOver => "ASSOCIATION_TAKEN_OVER",
@@ -237,6 +257,8 @@ impl Fault for Error {
             Self::Unsupported(_) => {
                 "correct mechanism and protection of the meter in the directory"
             }
+            Self::NotGranted(_) => "send the commands one by one",
+            Self::DoesNotFit(_) => "send less at a time: fewer commands, or a part of the value",
             Self::AssociationGone | Self::ClosedByMeter => "open it again",
             Self::TooLate => "give the call a longer deadline",
             _ => return None,

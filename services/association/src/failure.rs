@@ -1,9 +1,12 @@
 //! What a [`dlms::Cause`] means for whoever asked.
 
-use dlms::{Awaiting, Cause, CipherFailure, acse::AssociationResult};
+use dlms::{
+    Awaiting, Cause, CipherFailure, Exception,
+    acse::{AssociationResult, Diagnostic},
+};
 use tonic::Status;
 
-use crate::error::Error;
+use crate::{answer::describe, error::Error};
 
 /// Why an association did not open. `refusal` is what custody said, if it said no.
 pub(crate) fn opening(meter_id: &str, cause: Cause, refusal: Option<Status>) -> Error {
@@ -25,11 +28,8 @@ pub(crate) fn opening(meter_id: &str, cause: Cause, refusal: Option<Status>) -> 
         Cause::Closed { .. } => unreachable(meter_id, text),
         Cause::Rejected {
             result, diagnostic, ..
-        } => Error::Rejected {
-            permanent: result != AssociationResult::RejectedTransient,
-            diagnostic: diagnostic.to_string(),
-        },
-        Cause::Exception(exception) if exception.is_security() => Error::SecurityContext(text),
+        } => rejected(result, diagnostic),
+        Cause::Exception(exception) => not_served(&exception),
         Cause::AuthenticationRefused(_) => Error::SecurityContext(text),
         Cause::ContextDowngrade { .. }
         | Cause::MechanismDowngrade { .. }
@@ -46,9 +46,35 @@ pub(crate) fn opening(meter_id: &str, cause: Cause, refusal: Option<Status>) -> 
         Cause::Malformed(_)
         | Cause::BadInitiate(_)
         | Cause::BadCipherOutput { .. }
-        | Cause::Exception(_)
         | Cause::Mismatch(_)
         | Cause::AnswerTooLong { .. } => Error::Protocol(text),
+    }
+}
+
+/// An AARE that says no. One that speaks of authentication is a matter of keys, even if the meter calls it transient: a
+/// wrong key that is tried again and again looks like an attack.
+fn rejected(result: AssociationResult, diagnostic: Diagnostic) -> Error {
+    let transient = result == AssociationResult::RejectedTransient;
+    if transient && diagnostic.is_security() {
+        return Error::SecurityContext(format!("it rejected the association: {diagnostic}"));
+    }
+    Error::Rejected {
+        permanent: !transient,
+        diagnostic: diagnostic.to_string(),
+    }
+}
+
+/// An exception-response in place of an AARE: keys or counter; or "not now", as from a meter that boots, or that still
+/// holds an association nobody released; or a service that it does not know, which no repetition mends.
+fn not_served(exception: &Exception) -> Error {
+    let text = describe(exception);
+    match exception.service {
+        5 | 6 => Error::SecurityContext(text),
+        1 | 3 if exception.state == 1 => Error::Rejected {
+            permanent: false,
+            diagnostic: text,
+        },
+        _ => Error::Protocol(text),
     }
 }
 
@@ -62,7 +88,7 @@ fn unreachable(meter_id: &str, cause: String) -> Error {
 /// Why a command could not be asked for: nothing was sent.
 pub(crate) fn request(error: &dlms::Error) -> Error {
     match error {
-        dlms::Error::TooLong { .. } => Error::field("command", error.to_string()),
+        dlms::Error::TooLong { .. } => Error::DoesNotFit(error.to_string()),
         _ => Error::AssociationGone,
     }
 }
@@ -73,14 +99,7 @@ pub(crate) fn loss(cause: &Cause, refusal: Option<&Status>, broken: bool) -> Str
         (Cause::Closed { .. }, _) if broken => {
             "the connection broke; it was not the meter that closed it".to_owned()
         }
-        (Cause::Exception(exception), _) => {
-            format!(
-                "exception-response state {} service {} ({})",
-                exception.state,
-                exception.service,
-                exception.name()
-            )
-        }
+        (Cause::Exception(exception), _) => describe(exception),
         (Cause::Cipher { .. }, Some(status)) => format!(
             "{cause} [{}]",
             kit::status::reason(status).unwrap_or_default()
@@ -108,9 +127,9 @@ mod tests {
 
     #[test]
     fn what_the_meter_says_or_does_not_say_has_its_reason() {
-        let rejected = |result| Cause::Rejected {
+        let rejected = |result, code| Cause::Rejected {
             result,
-            diagnostic: Diagnostic::User(13),
+            diagnostic: Diagnostic::User(code),
             error: None,
         };
         let closed = |ciphered| Cause::Closed {
@@ -136,12 +155,24 @@ mod tests {
                 "METER_PROTOCOL_ERROR",
             ),
             (
-                rejected(AssociationResult::RejectedPermanent),
+                Cause::Exception(Exception::NOT_POSSIBLE),
+                "ASSOCIATION_REJECTED_TRANSIENT",
+            ),
+            (
+                Cause::Exception(Exception::OTHER_REASON),
+                "ASSOCIATION_REJECTED_TRANSIENT",
+            ),
+            (
+                rejected(AssociationResult::RejectedPermanent, 13),
                 "ASSOCIATION_REJECTED_PERMANENT",
             ),
             (
-                rejected(AssociationResult::RejectedTransient),
+                rejected(AssociationResult::RejectedTransient, 1),
                 "ASSOCIATION_REJECTED_TRANSIENT",
+            ),
+            (
+                rejected(AssociationResult::RejectedTransient, 13),
+                "SECURITY_CONTEXT",
             ),
             (
                 Cause::Mismatch("a block is out of order"),
@@ -149,6 +180,26 @@ mod tests {
             ),
             (Cause::Config("no title"), "ASSOCIATION_UNSUPPORTED"),
         ]);
+    }
+
+    #[test]
+    fn not_now_says_when() {
+        let busy = opening("m-1", Cause::Exception(Exception::NOT_POSSIBLE), None);
+        assert_eq!(busy.code(), tonic::Code::Unavailable);
+        assert!(busy.retry_after().is_some());
+        assert!(
+            busy.to_string().contains("operation-not-possible"),
+            "{busy}"
+        );
+        let unknown = Exception {
+            state: 2,
+            ..Exception::NOT_POSSIBLE
+        };
+        let unknown = opening("m-1", Cause::Exception(unknown), None);
+        assert_eq!(
+            (unknown.reason(), unknown.retry_after()),
+            ("METER_PROTOCOL_ERROR", None)
+        );
     }
 
     #[test]

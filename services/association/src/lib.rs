@@ -8,7 +8,7 @@
 //!                          └─ session   dlms::Client ── link ── gateway ── meter
 //!                                            └── custody (cipher jobs)
 //! ```
-//! What `Invoke` promises: a gRPC error means that nothing was sent. From the first octet handed to the socket on, what
+//! What `Invoke` and `InvokeList` promise: a gRPC error means that nothing was sent. From the first octet handed to the socket on, what
 //! is not known is said as `DELIVERY_UNKNOWN`.
 
 #![forbid(unsafe_code)]
@@ -32,14 +32,17 @@ pub mod error;
 pub mod store;
 
 mod actor;
+mod answer;
 mod api;
 mod associations;
 mod crash;
 mod custody;
 mod failure;
+mod inbox;
 mod lease;
 mod link;
 mod opening;
+mod proposal;
 mod session;
 mod trace;
 

@@ -9,19 +9,22 @@ use std::{
     time::Duration,
 };
 
-use dlms::{Cause, Client, ClientConfig, Command, Effect, Event, wrapper::HEADER};
-use latchkey_proto::association::v1::InvokeResponse;
+use dlms::{
+    Cause, CipherJob, CipherOp, Client, ClientConfig, Conformance, Effect, Event, wrapper::HEADER,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use crate::{
-    command::{Kind, render, unknown},
+    answer::Answer,
+    command::{Asked, Kind},
     crash,
     custody::Context,
     error::Error,
     failure,
+    inbox::Inbox,
     link::Link,
     trace::MeterTrace,
 };
@@ -37,22 +40,47 @@ pub(crate) struct Session {
     context: Context,
     trace: MeterTrace,
     plain: bool,
+    max_pdu: u16,
     epoch: Instant,
     timer: Option<Instant>,
     buffer: Vec<u8>,
-    /// The command under way, from the moment it is asked for to its answer.
-    current: Option<(Kind, Arc<AtomicBool>)>,
+    /// What the meter granted.
+    conformance: Conformance,
+    /// What it said unasked.
+    inbox: Inbox,
+    /// The request under way, from the moment it is asked for to its answer.
+    current: Option<Current>,
     /// The link broke without an orderly end: not the meter's doing.
     broken: bool,
     /// The link ended in order: the meter closed it.
     closed_by_meter: bool,
 }
 
+/// A request under way.
+struct Current {
+    kind: Kind,
+    /// Custody let it through: what is transmitted from now on is its own. Before that it may be the link's.
+    released: bool,
+    /// Set just before its first octet is handed to the socket.
+    sent: Arc<AtomicBool>,
+}
+
 /// What an association has come to when it is open.
 pub(crate) struct Opened {
     pub(crate) server_title: Vec<u8>,
     pub(crate) conformance: u32,
-    pub(crate) max_pdu: u16,
+    /// The longest APDU the meter receives.
+    pub(crate) server_max_pdu: u16,
+    /// The longest APDU this side said it receives.
+    pub(crate) client_max_pdu: u16,
+}
+
+/// What happens while nothing was asked.
+pub(crate) enum Stir {
+    /// Octets came, or the end of them.
+    Read(std::io::Result<usize>),
+    /// The association's timer.
+    Time,
 }
 
 impl Session {
@@ -66,6 +94,7 @@ impl Session {
         Self {
             meter_id,
             plain: !config.protection.is_ciphered(),
+            max_pdu: config.max_pdu,
             client: Client::new(config),
             link,
             context,
@@ -73,6 +102,8 @@ impl Session {
             epoch: Instant::now(),
             timer: None,
             buffer: vec![0; READ],
+            conformance: Conformance::NONE,
+            inbox: Inbox::default(),
             current: None,
             broken: false,
             closed_by_meter: false,
@@ -87,13 +118,17 @@ impl Session {
                 server_title,
                 conformance,
                 max_pdu,
-            } => Ok(Opened {
-                server_title: server_title
-                    .map(|title| title.bytes().to_vec())
-                    .unwrap_or_default(),
-                conformance: conformance.bits(),
-                max_pdu,
-            }),
+            } => {
+                self.conformance = conformance;
+                Ok(Opened {
+                    server_title: server_title
+                        .map(|title| title.bytes().to_vec())
+                        .unwrap_or_default(),
+                    conformance: conformance.bits(),
+                    server_max_pdu: max_pdu,
+                    client_max_pdu: self.max_pdu,
+                })
+            }
             Event::Failed(cause) => Err(self.opening_error(cause)),
             Event::NotSent(_) | Event::Answered(_) | Event::Released => Err(Error::Protocol(
                 "the association ended while it was opened".to_owned(),
@@ -110,42 +145,56 @@ impl Session {
         failure::opening(&self.meter_id, cause, self.context.refusal.take())
     }
 
-    /// Sends one command and waits for its answer, until `respond_by` at the latest. `sent` is set just before the
+    /// Sends one request and waits for its answer, until `respond_by` at the latest. `sent` is set just before the
     /// first octet is handed to the socket: an error means that it is not set, and that nothing was sent.
     pub(crate) async fn invoke(
         &mut self,
-        command: Command,
+        asked: Asked,
         answer_timeout: Duration,
         respond_by: Instant,
         sent: &Arc<AtomicBool>,
-    ) -> Result<InvokeResponse, Error> {
-        let kind = Kind::of(&command);
-        self.current = Some((kind, Arc::clone(sent)));
+    ) -> Result<Answer, Error> {
+        if !self.conformance.contains(asked.needs) {
+            return Err(Error::NotGranted(asked.needs));
+        }
+        let (kind, count) = (asked.kind, asked.count);
+        self.current = Some(Current {
+            kind,
+            released: false,
+            sent: Arc::clone(sent),
+        });
         self.context.refusal = None;
         self.context.counter = 0;
         self.client
             .set_answer_timeout_ms(u64::try_from(answer_timeout.as_millis()).unwrap_or(u64::MAX));
-        self.client
-            .request(self.now_ms(), command)
-            .map_err(|error| failure::request(&error))?;
-        let event = timeout_at(respond_by, self.next_event()).await;
+        let event = match self.client.request(self.now_ms(), asked.command) {
+            Ok(()) => timeout_at(respond_by, self.next_event()).await,
+            Err(error) => {
+                self.current = None;
+                return Err(failure::request(&error));
+            }
+        };
         self.current = None;
         let counter = self.context.counter;
-        match event {
+        let answer = match event {
             Ok(Event::Answered(response)) => {
                 crash::after_answer(kind);
-                Ok(render(&response, counter))
+                Answer::of(response, count, counter)
             }
-            Ok(event) if sent.load(Ordering::SeqCst) => Ok(unknown(&self.loss(&event), counter)),
+            Ok(Event::NotSent(_)) => return Err(self.not_sent()),
+            Ok(event) if sent.load(Ordering::SeqCst) => {
+                Answer::unknown(&self.loss(&event), counter)
+            }
             Err(_) if sent.load(Ordering::SeqCst) => {
-                Ok(unknown("no answer before the caller's deadline", counter))
+                Answer::unknown("no answer before the caller's deadline", counter)
             }
-            Ok(_) => Err(self.not_sent()),
-            Err(_) => Err(Error::TooLate),
-        }
+            Ok(_) => return Err(self.not_sent()),
+            Err(_) => return Err(Error::TooLate),
+        };
+        Ok(answer.with(self.inbox.take()))
     }
 
-    /// Why the answer to a command that was sent is not known.
+    /// Why the answer to a request that was sent is not known.
     fn loss(&mut self, event: &Event) -> String {
         let refusal = self.context.refusal.take();
         match event {
@@ -208,14 +257,24 @@ impl Session {
         self.context.counter
     }
 
-    /// Octets that come while nothing was asked. Safe to drop before it is ready.
-    pub(crate) async fn read(&mut self) -> std::io::Result<usize> {
-        self.link.read(&mut self.buffer).await
+    /// What happens while nothing was asked. Safe to drop before it is ready.
+    pub(crate) async fn stir(&mut self) -> Stir {
+        let timer = self.timer;
+        let time_out = async {
+            match timer {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            read = self.link.read(&mut self.buffer) => Stir::Read(read),
+            () = time_out => Stir::Time,
+        }
     }
 
-    /// Takes what [`Self::read`] gave; whether the association is still open.
-    pub(crate) async fn take_in(&mut self, read: std::io::Result<usize>) -> bool {
-        self.absorb(read);
+    /// Takes what [`Self::stir`] gave; whether the association is still open.
+    pub(crate) async fn take_in(&mut self, stir: Stir) -> bool {
+        self.wake(stir);
         !matches!(
             self.settle().await,
             Some(Event::Failed(_) | Event::Released)
@@ -228,19 +287,17 @@ impl Session {
             if let Some(event) = self.settle().await {
                 return event;
             }
-            let timer = self.timer;
-            let time_out = async {
-                match timer {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                read = self.link.read(&mut self.buffer) => self.absorb(read),
-                () = time_out => {
-                    self.timer = None;
-                    self.client.handle_timeout(self.now_ms());
-                }
+            let stir = self.stir().await;
+            self.wake(stir);
+        }
+    }
+
+    fn wake(&mut self, stir: Stir) {
+        match stir {
+            Stir::Read(read) => self.absorb(read),
+            Stir::Time => {
+                self.timer = None;
+                self.client.handle_timeout(self.now_ms());
             }
         }
     }
@@ -274,11 +331,7 @@ impl Session {
                 Effect::Timer(at_ms) => {
                     self.timer = self.epoch.checked_add(Duration::from_millis(at_ms))
                 }
-                Effect::Cipher(job) => {
-                    let id = job.id;
-                    let result = self.context.run(job).await;
-                    self.client.handle_cipher(self.now_ms(), id, result);
-                }
+                Effect::Cipher(job) => self.cipher(job).await,
                 Effect::Transmit(frame) => {
                     if let Some(event) = self.transmit(&frame).await {
                         return Some(event);
@@ -287,6 +340,16 @@ impl Session {
             }
         }
         None
+    }
+
+    async fn cipher(&mut self, job: CipherJob) {
+        let protects = matches!(job.op, CipherOp::Protect { .. });
+        let id = job.id;
+        let result = self.context.run(job).await;
+        if let Some(current) = &mut self.current {
+            current.released |= protects && result.is_ok();
+        }
+        self.client.handle_cipher(self.now_ms(), id, result);
     }
 
     /// Hands a frame to the socket; the event if that is not to be.
@@ -301,17 +364,20 @@ impl Session {
             return Some(Event::NotSent(failure));
         }
         self.trace.sent(frame);
-        if let Some((kind, sent)) = &self.current {
-            crash::before_send(*kind);
+        let current = self.current.as_ref();
+        let current = current.filter(|current| self.plain || current.released);
+        if let Some(current) = current {
+            crash::before_send(current.kind);
             // From here on the meter may have it, whatever happens.
-            sent.store(true, Ordering::SeqCst);
+            current.sent.store(true, Ordering::SeqCst);
         }
+        let kind = current.map(|current| current.kind);
         let written = match self.link.write_all(frame).await {
             Ok(()) => self.link.flush().await,
             Err(error) => Err(error),
         };
-        if let Some((kind, _)) = &self.current {
-            crash::after_send(*kind);
+        if let Some(kind) = kind {
+            crash::after_send(kind);
         }
         if let Err(error) = written {
             self.link_broke(&error);

@@ -57,6 +57,9 @@ impl From<Status> for Failure {
             | "METER_AUTHENTICATION_FAILED"
             | "DOWNGRADE_REFUSED"
             | "ASSOCIATION_REJECTED_PERMANENT"
+            | "ASSOCIATION_UNSUPPORTED"
+            | "SERVICE_NOT_GRANTED"
+            | "DOES_NOT_FIT"
             | "METER_UNKNOWN"
             | "KEYS_UNKNOWN" => Self::Denied(said),
             _ => match error.code() {

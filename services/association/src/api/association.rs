@@ -29,6 +29,17 @@ pub(crate) struct AssociationApi {
     pub(crate) answer_timeout_ms: u32,
 }
 
+impl AssociationApi {
+    /// How long a meter may take.
+    fn answer_timeout(&self, asked_ms: u32) -> Result<Duration, Error> {
+        match asked_ms {
+            0 => Ok(Duration::from_millis(self.answer_timeout_ms.into())),
+            ms @ 1..=ANSWER_TIMEOUT_MS_MAX => Ok(Duration::from_millis(ms.into())),
+            _ => Err(Error::field("answer_timeout_ms", "must be 0..120000")),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl AssociationService for AssociationApi {
     async fn open_association(
@@ -73,16 +84,24 @@ impl AssociationService for AssociationApi {
             association_id,
             server_system_title: opened.server_title,
             conformance: opened.conformance,
-            server_max_receive_pdu_size: opened.max_pdu.into(),
-            ..OpenAssociationResponse::default()
+            server_max_receive_pdu_size: opened.server_max_pdu.into(),
+            client_max_receive_pdu_size: opened.client_max_pdu.into(),
         }))
     }
 
     async fn invoke_list(
         &self,
-        _request: Request<InvokeListRequest>,
+        request: Request<InvokeListRequest>,
     ) -> Result<Response<InvokeListResponse>, Status> {
-        Err(Status::unimplemented("no lists yet"))
+        let peer = peer(&request);
+        let request = request.into_inner();
+        let asked = command::parse_list(&request.commands, request.form)?;
+        let timeout = self.answer_timeout(request.answer_timeout_ms)?;
+        let answer = self
+            .associations
+            .invoke(&peer, &request.association_id, asked, timeout)
+            .await?;
+        Ok(Response::new(answer.render_list()))
     }
 
     async fn plan_association(
@@ -98,18 +117,13 @@ impl AssociationService for AssociationApi {
     ) -> Result<Response<InvokeResponse>, Status> {
         let peer = peer(&request);
         let request = request.into_inner();
-        let command = command::parse(request.command.as_ref())?;
-        let timeout_ms = match request.answer_timeout_ms {
-            0 => self.answer_timeout_ms,
-            ms @ 1..=ANSWER_TIMEOUT_MS_MAX => ms,
-            _ => return Err(Error::field("answer_timeout_ms", "must be 0..120000").into()),
-        };
-        let timeout = Duration::from_millis(timeout_ms.into());
+        let asked = command::parse(request.command.as_ref())?;
+        let timeout = self.answer_timeout(request.answer_timeout_ms)?;
         let answer = self
             .associations
-            .invoke(&peer, &request.association_id, command, timeout)
+            .invoke(&peer, &request.association_id, asked, timeout)
             .await?;
-        Ok(Response::new(answer))
+        Ok(Response::new(answer.render()))
     }
 
     async fn release_association(

@@ -18,6 +18,15 @@ pub struct Security {
 }
 
 impl Security {
+    /// Of an association in which nothing is protected.
+    pub const NONE: Self = Self {
+        suite: 0,
+        policy: SecurityPolicy::Unspecified,
+        signed: false,
+        key_info: KeyInfo::Unspecified,
+        algorithm_id: AlgorithmId::Unspecified,
+    };
+
     /// What a message says, which the directory's rules hold for; `None` if a value is out of range.
     #[must_use]
     pub fn parse(security: &pb::Security, protection: Protection) -> Option<Self> {
