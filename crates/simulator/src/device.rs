@@ -285,7 +285,7 @@ impl Device {
         let what = Happening::Relay {
             output: relay.is_closed(),
             control_state: relay.state().name(),
-            control_mode: relay.mode(),
+            control_mode: relay.mode().code(),
             moved,
             cause,
         };

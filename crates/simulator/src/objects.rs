@@ -1,23 +1,28 @@
 //! The COSEM server: which objects there are, who may do what with them, and what they do.
 
-use dlms::{Attribute, Conformance, Data, Method, Selection};
+use dlms::{
+    Attribute, Conformance, Data, Method, Obis, Request, Selection,
+    cosem::{Wrong, clock, disconnect_control, name, profile, script_table},
+};
 
 use crate::{
     Happening,
     device::Device,
     objects::table::{Object, lookup},
     physics::{BoardState, Tier},
-    rtc,
 };
 
 mod buffer;
 mod read;
+mod respond;
 mod table;
+
+pub(crate) use respond::respond;
 
 /// Who is asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum View {
-    /// The public client, SAP 16: reads the invocation counter and nothing else.
+    /// The public client, SAP 16: reads the invocation counter, its own association, and nothing else.
     Public,
     /// The management client, SAP 1, authenticated as the meter's options say.
     Management,
@@ -80,36 +85,37 @@ impl Device {
         }
     }
 
-    /// Serves an ACTION; the result. No method of this meter returns data.
+    /// Serves an ACTION; what the method returns, if it returns anything.
     pub(crate) fn act(
         &mut self,
         view: View,
         method: &Method,
         parameter: Option<&Data>,
         now: u64,
-    ) -> u8 {
-        match self.try_act(view, method, parameter, now) {
-            Ok(()) => {
-                self.tell(Happening::Action {
-                    class: method.class_id,
-                    obis: method.name.to_string(),
-                    method: method.index,
-                });
-                result::OK
-            }
+    ) -> Result<Option<Data>, u8> {
+        let outcome = self.try_act(view, method, parameter, now);
+        match outcome {
+            Ok(_) => self.tell(Happening::Action {
+                class: method.class_id,
+                obis: method.name.to_string(),
+                method: method.index,
+            }),
             Err(result) => {
                 self.refused("action", method.class_id, method.name, method.index, result);
-                result
             }
         }
+        outcome
     }
 
-    /// Whether an ACTION would reset the meter.
-    pub(crate) fn is_reset(&self, method: &Method) -> bool {
-        matches!(
-            (method.class_id, method.name.bytes(), method.index),
-            (9, table::RESET_SCRIPTS, 1) | (1, table::DEVICE_ID_3, 1)
-        )
+    /// Whether a request would reset the meter.
+    pub(crate) fn is_reset(&self, request: &Request) -> bool {
+        let resets = |method: &&Method| {
+            matches!(
+                (method.class_id, method.name, method.index),
+                (9, table::RESET_SCRIPTS, 1) | (1, name::DEVICE_ID_3, 1)
+            )
+        };
+        respond::methods(request).iter().any(resets)
     }
 
     fn try_get(
@@ -119,14 +125,15 @@ impl Device {
         selection: Option<&Selection>,
         now: u64,
     ) -> Result<Data, u8> {
-        let object = self.reachable(view, attribute.class_id, attribute.name.bytes())?;
-        if object.attribute(attribute.index)? & table::READ == 0 {
+        let object = self.reachable(view, attribute.class_id, attribute.name)?;
+        if object.attribute(view, attribute.index)? & table::READ == 0 {
             return Err(result::READ_WRITE_DENIED);
         }
-        if selection.is_some() && !(object.class_id == 7 && attribute.index == 2) {
+        let buffer = (profile::CLASS.class_id, profile::BUFFER.index);
+        if selection.is_some() && (object.class_id, attribute.index) != buffer {
             return Err(result::TYPE_UNMATCHED);
         }
-        self.read(object, attribute.index, selection, now)
+        self.read(view, object, attribute.index, selection, now)
     }
 
     fn try_set(
@@ -136,24 +143,20 @@ impl Device {
         value: &Data,
         now: u64,
     ) -> Result<(), u8> {
-        let object = self.reachable(view, attribute.class_id, attribute.name.bytes())?;
-        if object.attribute(attribute.index)? & table::WRITE == 0 {
+        let object = self.reachable(view, attribute.class_id, attribute.name)?;
+        if object.attribute(view, attribute.index)? & table::WRITE == 0 {
             return Err(result::READ_WRITE_DENIED);
         }
         match object.class_id {
             8 => {
-                let moment = value
-                    .as_bytes()
-                    .and_then(rtc::moment)
-                    .ok_or(result::TYPE_UNMATCHED)?;
+                let time = clock::TIME.read(value).map_err(unmatched)?;
+                let moment = time.unix_ms().ok_or(result::TYPE_UNMATCHED)?;
                 self.rtc.set(now, moment);
                 Ok(())
             }
             70 => {
-                let Data::Enum(mode) = value else {
-                    return Err(result::TYPE_UNMATCHED);
-                };
-                if !self.hardware.relay.set_mode(*mode) {
+                let mode = disconnect_control::CONTROL_MODE.read(value);
+                if !self.hardware.relay.set_mode(mode.map_err(unmatched)?) {
                     return Err(result::TYPE_UNMATCHED);
                 }
                 self.tell_relay("set", false);
@@ -169,53 +172,49 @@ impl Device {
         method: &Method,
         parameter: Option<&Data>,
         now: u64,
-    ) -> Result<(), u8> {
-        let object = self.reachable(view, method.class_id, method.name.bytes())?;
-        if !object.methods.contains(&method.index) {
+    ) -> Result<Option<Data>, u8> {
+        let object = self.reachable(view, method.class_id, method.name)?;
+        if !object.methods(view).contains(&method.index) {
             return Err(result::READ_WRITE_DENIED);
         }
         match (object.class_id, object.name, method.index) {
-            (1, table::DEVICE_ID_3, 1) => {
-                integer(parameter)?;
-                self.request_reset(Tier::Cold)
+            (1, name::DEVICE_ID_3, 1) => {
+                zero(parameter)?;
+                self.request_reset(Tier::Cold)?;
             }
             (9, table::RESET_SCRIPTS, 1) => {
-                let tier = match script(parameter)? {
+                self.request_reset(match script(parameter)? {
                     1 => Tier::Soft,
                     2 => Tier::Warm,
                     3 => Tier::Cold,
                     _ => return Err(result::OBJECT_UNDEFINED),
-                };
-                self.request_reset(tier)
+                })?;
             }
-            (9, table::GLOBAL_RESET, 1) => {
+            (9, name::GLOBAL_METER_RESET, 1) => {
                 script(parameter)?;
                 self.wipe(now);
-                Ok(())
             }
             (70, _, index) => {
-                integer(parameter)?;
+                zero(parameter)?;
                 self.move_relay(index);
-                Ok(())
             }
-            (7, table::LOAD_PROFILE, 1) => {
-                integer(parameter)?;
+            (7, name::LOAD_PROFILE, 1) => {
+                zero(parameter)?;
                 self.load_profile.clear();
-                Ok(())
             }
-            (7, table::EVENT_LOG, 1) => {
-                integer(parameter)?;
+            (7, name::EVENT_LOG, 1) => {
+                zero(parameter)?;
                 self.events.clear(self.rtc.shows(now));
-                Ok(())
             }
-            _ => Err(result::READ_WRITE_DENIED),
+            _ => return Err(result::READ_WRITE_DENIED),
         }
+        Ok(None)
     }
 
     /// The object, if the client may know of it and its board can answer.
-    fn reachable(&self, view: View, class_id: u16, name: [u8; 6]) -> Result<&'static Object, u8> {
+    fn reachable(&self, view: View, class_id: u16, name: Obis) -> Result<&'static Object, u8> {
         let object = lookup(self.profile, class_id, name)?;
-        if view == View::Public && object.name != table::INVOCATION_COUNTER {
+        if !object.is_visible(view) {
             return Err(result::READ_WRITE_DENIED);
         }
         match self.hardware.board(object.board).state {
@@ -236,7 +235,7 @@ impl Device {
 
     fn move_relay(&mut self, method: i8) {
         let before = self.hardware.relay.moves();
-        if method == 1 {
+        if method == disconnect_control::REMOTE_DISCONNECT.index {
             self.hardware.relay.remote_disconnect();
         } else {
             self.hardware.relay.remote_reconnect();
@@ -244,14 +243,7 @@ impl Device {
         self.tell_relay("action", self.hardware.relay.moves() != before);
     }
 
-    fn refused(
-        &mut self,
-        service: &'static str,
-        class: u16,
-        name: dlms::Obis,
-        index: i8,
-        result: u8,
-    ) {
+    fn refused(&mut self, service: &'static str, class: u16, name: Obis, index: i8, result: u8) {
         self.tell(Happening::Refused {
             service,
             class,
@@ -263,19 +255,23 @@ impl Device {
 }
 
 /// The parameter `integer 0` that most methods take.
-fn integer(parameter: Option<&Data>) -> Result<(), u8> {
+fn zero(parameter: Option<&Data>) -> Result<(), u8> {
+    profile::RESET
+        .read(parameter)
+        .map(|_| ())
+        .map_err(unmatched)
+}
+
+/// The script id of class 9, method 1: a long-unsigned and nothing else.
+fn script(parameter: Option<&Data>) -> Result<u16, u8> {
     match parameter {
-        Some(Data::Integer(0)) => Ok(()),
+        Some(Data::LongUnsigned(_)) => script_table::EXECUTE.read(parameter).map_err(unmatched),
         _ => Err(result::TYPE_UNMATCHED),
     }
 }
 
-/// The script id of class 9, method 1: long-unsigned.
-fn script(parameter: Option<&Data>) -> Result<u16, u8> {
-    match parameter {
-        Some(Data::LongUnsigned(id)) => Ok(*id),
-        _ => Err(result::TYPE_UNMATCHED),
-    }
+fn unmatched(_: Wrong) -> u8 {
+    result::TYPE_UNMATCHED
 }
 
 /// The longest APDU, either way, ciphering included.
@@ -288,6 +284,8 @@ pub(crate) const CONFORMANCE: Conformance = Conformance::new(
         | Conformance::ACTION.bits()
         | Conformance::SELECTIVE_ACCESS.bits()
         | Conformance::BLOCK_TRANSFER_GET.bits()
+        | Conformance::MULTIPLE_REFERENCES.bits()
+        | Conformance::ACCESS.bits()
         | Conformance::PRIORITY_MANAGEMENT.bits(),
 );
 

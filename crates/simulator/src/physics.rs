@@ -2,7 +2,7 @@
 
 mod relay;
 
-pub(crate) use relay::{ControlState, Relay};
+pub(crate) use relay::Relay;
 
 /// How deep a reset goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

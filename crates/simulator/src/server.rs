@@ -6,8 +6,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use dlms::{
-    ActionResult, ClientAccess, Conformance, DataAccessResult, Exception, InvokeId, Mechanism,
-    MeterConfig, Request, Response, SystemTitle, meter::Effect,
+    ClientAccess, Conformance, Mechanism, MeterConfig, Request, SystemTitle, meter::Effect,
 };
 use kit::Shutdown;
 use rand::Rng as _;
@@ -22,7 +21,7 @@ use crate::{
     Auth, Error, Event, FaultKind, Happening, MeterOptions,
     cipher::SoftCipher,
     device::{Aftermath, Device},
-    objects::{CONFORMANCE, MAX_PDU, View},
+    objects::{CONFORMANCE, MAX_PDU, View, respond},
     rtc,
 };
 
@@ -325,10 +324,7 @@ impl Running {
 
     /// Plays a request that was lost on its way: the meter knows nothing of it, not even its counter.
     fn lose_request(&mut self, request: &Request) -> Option<Reason> {
-        let Request::Action { method, .. } = request else {
-            return None;
-        };
-        if !self.device.is_reset(method) || !self.device.fault.strikes(FaultKind::LostRequest) {
+        if !self.device.is_reset(request) || !self.device.fault.strikes(FaultKind::LostRequest) {
             return None;
         }
         self.device.counters.unreceive();
@@ -465,60 +461,6 @@ impl Running {
             }
         }
     }
-}
-
-/// The answer of the COSEM objects. The association fills in the invoke id.
-fn respond(device: &mut Device, view: View, request: &Request, now: u64) -> Response {
-    let invoke = request.invoke();
-    match request {
-        Request::Get {
-            attribute,
-            selection,
-            ..
-        } => match device.get(view, attribute, selection.as_ref(), now) {
-            Ok(data) => Response::GetData { invoke, data },
-            Err(result) => get_error(invoke, DataAccessResult::new(result)),
-        },
-        Request::Set {
-            attribute,
-            selection,
-            value,
-            ..
-        } => {
-            let result = match selection {
-                None => DataAccessResult::new(device.set(view, attribute, value, now)),
-                Some(_) => DataAccessResult::TYPE_UNMATCHED,
-            };
-            Response::Set { invoke, result }
-        }
-        Request::Action {
-            method, parameter, ..
-        } => {
-            let result = ActionResult::new(device.act(view, method, parameter.as_ref(), now));
-            Response::Action {
-                invoke,
-                result,
-                data: None,
-            }
-        }
-        // the association sends the blocks itself
-        Request::GetNext { .. } => get_error(invoke, DataAccessResult::NO_LONG_GET_IN_PROGRESS),
-        Request::GetList { .. }
-        | Request::SetFirstBlock { .. }
-        | Request::SetBlock { .. }
-        | Request::SetList { .. }
-        | Request::SetListFirstBlock { .. }
-        | Request::ActionNext { .. }
-        | Request::ActionList { .. }
-        | Request::ActionFirstBlock { .. }
-        | Request::ActionListFirstBlock { .. }
-        | Request::ActionBlock { .. }
-        | Request::Access { .. } => Response::Exception(Exception::NOT_SUPPORTED),
-    }
-}
-
-fn get_error(invoke: InvokeId, result: DataAccessResult) -> Response {
-    Response::GetError { invoke, result }
 }
 
 fn config(options: &MeterOptions) -> MeterConfig {

@@ -254,15 +254,19 @@ fn by_range(
             .ok_or_else(|| Mismatch::new("a captured object", &object.to_data()))
     };
     let restricting = position(restricting)?;
-    let bound = |data| key(data).ok_or_else(|| Mismatch::new("a moment or a whole number", data));
-    let bounds = bound(from)?..=bound(to)?;
+    let wrong = |data| Mismatch::new("two moments or two whole numbers", data);
+    let (low, high) = match (key(from), key(to)) {
+        (Some(low), Some(high)) if low.is_like(high) => (low, high),
+        (None, _) => return Err(wrong(from)),
+        _ => return Err(wrong(to)),
+    };
     let wanted = match wanted {
         [] => None,
         some => Some(some.iter().map(position).collect::<Result<Vec<_>, _>>()?),
     };
     let inside = |row: &Row| {
         let value = row.0.get(restricting).and_then(key);
-        value.is_some_and(|value| bounds.contains(&value))
+        value.is_some_and(|value| value.is_like(low) && (low..=high).contains(&value))
     };
     let cut = |row: Row| match &wanted {
         None => row,
@@ -275,9 +279,24 @@ fn by_range(
 }
 
 /// What values of a column are compared by.
-fn key(data: &Data) -> Option<i64> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Moment(i64),
+    Number(i64),
+}
+
+impl Key {
+    const fn is_like(self, other: Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Moment(_), Self::Moment(_)) | (Self::Number(_), Self::Number(_))
+        )
+    }
+}
+
+fn key(data: &Data) -> Option<Key> {
     match DateTime::from_data(data) {
-        Ok(time) => time.unix_ms(),
-        Err(_) => data.as_i64(),
+        Ok(time) => time.unix_ms().map(Key::Moment),
+        Err(_) => data.as_i64().map(Key::Number),
     }
 }

@@ -1,6 +1,25 @@
-//! The values of attributes.
+//! The values of attributes, in the types of their classes.
 
-use dlms::{Data, Selection};
+use dlms::{
+    ApplicationContext, Conformance, Data, Mechanism, Obis, Selection, SystemTitle,
+    cosem::{
+        Bits, Code, DateTime, Octets, Time, Title, activity_calendar as calendar,
+        association::{
+            self, ClientSap, ContextInfo, ContextName, ListedObject, MechanismName, Partners,
+        },
+        clock::{self, ClockBase, ClockStatus},
+        data, disconnect_control as relay, image_transfer as image,
+        limiter::{self, Actions, Monitored},
+        name,
+        profile::{self, CaptureObject, SortMethod},
+        push_setup::{self as push, Destination, RepetitionDelay},
+        register::{self, ScalerUnit, Unit},
+        schedule,
+        script_table::{self as scripts, Action, Reference, Script, Service},
+        security_setup::{self as security, Policy},
+    },
+    security::Suite,
+};
 
 use crate::{
     Auth, Profile,
@@ -8,10 +27,9 @@ use crate::{
     fault::FaultKind,
     logs::{EventLog, LoadProfile},
     objects::{
-        CONFORMANCE, MAX_PDU, buffer, result,
+        CONFORMANCE, MAX_PDU, View, buffer, result,
         table::{self, Object},
     },
-    physics::ControlState,
     rtc,
 };
 
@@ -19,228 +37,420 @@ impl Device {
     /// The value of a readable attribute.
     pub(super) fn read(
         &self,
+        view: View,
         object: &Object,
         index: i8,
         selection: Option<&Selection>,
         now: u64,
     ) -> Result<Data, u8> {
         if index == 1 {
-            return Ok(octets(&object.name));
+            return Ok(data::LOGICAL_NAME.data(&object.name));
         }
-        match object.class_id {
-            1 => self.data_value(object.name),
-            3 => Ok(self.register(object.name, index, now)),
-            7 => self.profile_generic(object.name, index, selection),
-            8 => Ok(self.clock(index, now)),
-            9 => Ok(scripts(object.name)),
-            15 => Ok(self.association(index)),
-            18 => Ok(if index == 5 {
-                Data::Boolean(true)
-            } else {
-                Data::Enum(self.image_status())
-            }),
-            64 => Ok(self.security_setup(index)),
-            70 => Ok(self.disconnect_control(index)),
-            _ => Err(result::OBJECT_UNDEFINED),
-        }
+        let value = match object.class_id {
+            1 => self.value(object.name),
+            3 => self.register(object.name, index, now),
+            7 if index == 2 => Some(self.buffer(object.name, selection)?),
+            7 => self.profile(object.name, index),
+            8 => self.clock(index, now),
+            9 => (index == 2).then(|| scripts::SCRIPTS.data(&script_list(object.name))),
+            15 => self.association(view, index),
+            18 => self.image_transfer(index),
+            20 => calendar(index),
+            22 => no_schedule(index),
+            40 => no_push(index),
+            64 => self.security_setup(index),
+            70 => self.disconnect_control(index),
+            71 => no_limit(index),
+            _ => None,
+        };
+        value.ok_or(result::OBJECT_UNDEFINED)
     }
 
-    fn data_value(&self, name: [u8; 6]) -> Result<Data, u8> {
+    fn value(&self, name: Obis) -> Option<Data> {
         let serial = hex::encode_upper(self.titles.server.get(3..).unwrap_or_default());
-        Ok(match name {
+        Some(match name {
             // manufacturer and serial number: 3 + 10 characters, unique as the system title is
-            table::LOGICAL_DEVICE_NAME => text(&format!("LKM{serial}")),
-            table::DEVICE_ID_1 => text(&serial),
-            table::DEVICE_ID_3 if self.profile == Profile::Procedure => text(self.state_text()),
-            table::DEVICE_ID_3 => text("Latchkey simulated meter"),
-            table::METROLOGY_FIRMWARE => text(self.hardware.metrology.firmware),
-            table::COMM_FIRMWARE => text(self.hardware.comm.firmware),
-            table::INVOCATION_COUNTER => Data::DoubleLongUnsigned(self.counters.client()),
-            table::POWER_FAILURES => Data::DoubleLongUnsigned(self.hardware.power_failures),
-            table::EVENT_CODE => {
+            name::LOGICAL_DEVICE_NAME => text(&format!("LKM{serial}")),
+            name::DEVICE_ID_1 => text(&serial),
+            name::DEVICE_ID_3 if self.profile == Profile::Procedure => text(self.state_text()),
+            name::DEVICE_ID_3 => text("Latchkey simulated meter"),
+            name::ACTIVE_FIRMWARE => text(self.hardware.metrology.firmware),
+            name::MODULE_FIRMWARE => text(self.hardware.comm.firmware),
+            name::INVOCATION_COUNTER => Data::DoubleLongUnsigned(self.counters.client()),
+            name::POWER_FAILURES => Data::DoubleLongUnsigned(self.hardware.power_failures),
+            name::EVENT_CODE => {
                 Data::LongUnsigned(self.events.entries().back().map_or(0, |entry| entry.1))
             }
-            table::PROFILE_STATUS => Data::Unsigned(
+            name::PROFILE_STATUS => Data::Unsigned(
                 self.load_profile
                     .entries()
                     .back()
                     .map_or(0, |entry| entry.1),
             ),
             table::RING_LOG => Data::OctetString(self.ring.tail(RING_TAIL)),
-            _ => return Err(result::OBJECT_UNDEFINED),
+            _ => return None,
         })
     }
 
     /// The procedure's reading of 0.0.96.1.2.255: the state of the internal disconnect switch.
     fn state_text(&self) -> &'static str {
         match self.hardware.relay.state() {
-            ControlState::Connected => "CONNECTED",
-            ControlState::Disconnected => "DISCONNECTED",
-            ControlState::ReadyForReconnection => "READY_FOR_RECONNECTION",
+            relay::ControlState::Connected => "CONNECTED",
+            relay::ControlState::Disconnected => "DISCONNECTED",
+            relay::ControlState::ReadyForReconnection => "READY_FOR_RECONNECTION",
         }
     }
 
-    fn register(&self, name: [u8; 6], index: i8, now: u64) -> Data {
+    fn register(&self, name: Obis, index: i8, now: u64) -> Option<Data> {
         let (value, unit) = match name {
-            table::UPTIME => (self.hardware.uptime_s(now), UNIT_SECOND),
-            _ => (self.import_wh(), UNIT_WATT_HOUR),
+            name::OPERATING_TIME => (self.hardware.uptime_s(now), Unit::SECOND),
+            name::IMPORT => (self.import_wh(), Unit::WATT_HOUR),
+            _ => return None,
         };
-        match index {
-            2 => Data::DoubleLongUnsigned(value),
-            _ => Data::Structure(vec![Data::Integer(0), Data::Enum(unit)]),
-        }
-    }
-
-    fn profile_generic(
-        &self,
-        name: [u8; 6],
-        index: i8,
-        selection: Option<&Selection>,
-    ) -> Result<Data, u8> {
-        let load = name == table::LOAD_PROFILE;
-        let count =
-            |count: usize| Data::DoubleLongUnsigned(u32::try_from(count).unwrap_or(u32::MAX));
-        Ok(match index {
-            2 if load => buffer::load_profile(self.load_profile.entries(), selection)?,
-            2 => buffer::event_log(self.events.entries(), selection)?,
-            3 if load => captured(buffer::LOAD_COLUMNS),
-            3 => captured(buffer::EVENT_COLUMNS),
-            4 => Data::DoubleLongUnsigned(if load {
-                u32::try_from(LoadProfile::PERIOD_S).unwrap_or(0)
-            } else {
-                0 // captured when something happens
-            }),
-            5 => Data::Enum(SORT_FIFO),
-            6 => buffer::descriptor(&(8, table::CLOCK)),
-            7 if load => count(self.load_profile.entries().len()),
-            7 => count(self.events.entries().len()),
-            _ if load => count(LoadProfile::CAPACITY),
-            _ => count(EventLog::CAPACITY),
+        Some(match index {
+            2 => register::VALUE.data(&Data::DoubleLongUnsigned(value)),
+            3 => register::SCALER_UNIT.data(&ScalerUnit { scaler: 0, unit }),
+            _ => return None,
         })
     }
 
-    fn clock(&self, index: i8, now: u64) -> Data {
-        match index {
-            2 => octets(&rtc::date_time(self.rtc.shows(now))),
-            3 => Data::Long(0),
-            _ => Data::Unsigned(0),
+    /// Rows are found by number, or by what they are sorted by: the clock.
+    fn buffer(&self, name: Obis, selection: Option<&Selection>) -> Result<Data, u8> {
+        if let Some(Selection::Range { column, .. }) = selection
+            && *column != Selection::clock_column()
+        {
+            return Err(result::TYPE_UNMATCHED);
         }
-    }
-
-    fn image_status(&self) -> u8 {
-        // 1: image transfer initiated
-        u8::from(self.fault.is(FaultKind::FotaBusy))
-    }
-
-    fn security_setup(&self, index: i8) -> Data {
-        match index {
-            // version 1: bits 2 and 3 ask for authenticated and encrypted requests, 5 and 6 for such responses
-            2 => Data::Enum(if self.auth == Auth::Hls5 { 0x6C } else { 0 }),
-            3 => Data::Enum(0),
-            4 => octets(&self.titles.client),
-            _ => octets(&self.titles.server),
-        }
-    }
-
-    fn disconnect_control(&self, index: i8) -> Data {
-        let relay = &self.hardware.relay;
-        match index {
-            2 => Data::Boolean(relay.is_closed()),
-            3 => Data::Enum(relay.state().code()),
-            _ => Data::Enum(relay.mode()),
-        }
-    }
-
-    fn association(&self, index: i8) -> Data {
-        let [_, conformance @ ..] = CONFORMANCE.bits().to_be_bytes();
-        let (context, mechanism) = match self.auth {
-            Auth::None => (1, 0),
-            Auth::Low => (1, 1),
-            Auth::Hls5 => (3, 5),
+        let rows = match name {
+            name::LOAD_PROFILE => profile::select(
+                buffer::LOAD_COLUMNS,
+                buffer::load_rows(self.load_profile.entries()),
+                selection,
+            ),
+            _ => profile::select(
+                buffer::EVENT_COLUMNS,
+                buffer::event_rows(self.events.entries()),
+                selection,
+            ),
         };
-        match index {
-            2 => Data::Array(table::all(self.profile).map(list_element).collect()),
-            3 => Data::Structure(vec![Data::Integer(1), Data::LongUnsigned(1)]),
-            4 => octets(&[0x60, 0x85, 0x74, 0x05, 0x08, 0x01, context]),
-            5 => Data::Structure(vec![
-                Data::BitString {
-                    bits: 24,
-                    bytes: conformance.to_vec(),
-                },
-                Data::LongUnsigned(MAX_PDU),
-                Data::LongUnsigned(MAX_PDU),
-                Data::Unsigned(6),
-                Data::Integer(0),
-                Data::OctetString(Vec::new()),
-            ]),
-            6 => octets(&[0x60, 0x85, 0x74, 0x05, 0x08, 0x02, mechanism]),
-            8 => Data::Enum(2), // associated, or nobody could ask
-            _ => octets(&table::SECURITY_SETUP),
-        }
+        rows.map(|rows| profile::BUFFER.data(&rows))
+            .map_err(|_| result::TYPE_UNMATCHED)
+    }
+
+    fn profile(&self, name: Obis, index: i8) -> Option<Data> {
+        let (columns, period_s, entries, capacity) = match name {
+            name::LOAD_PROFILE => (
+                buffer::LOAD_COLUMNS,
+                u32::try_from(LoadProfile::PERIOD_S).unwrap_or(0),
+                self.load_profile.entries().len(),
+                LoadProfile::CAPACITY,
+            ),
+            // 0: captured when something happens
+            _ => (
+                buffer::EVENT_COLUMNS,
+                0,
+                self.events.entries().len(),
+                EventLog::CAPACITY,
+            ),
+        };
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Some(match index {
+            3 => profile::CAPTURE_OBJECTS.data(&columns.to_vec()),
+            4 => profile::CAPTURE_PERIOD.data(&period_s),
+            // oldest entry first: entry `entries_in_use` is the newest
+            5 => profile::SORT_METHOD.data(&SortMethod::Fifo),
+            6 => profile::SORT_OBJECT.data(&CaptureObject::CLOCK),
+            7 => profile::ENTRIES_IN_USE.data(&count(entries)),
+            8 => profile::PROFILE_ENTRIES.data(&count(capacity)),
+            _ => return None,
+        })
+    }
+
+    /// The clock shows UTC and knows no daylight saving.
+    fn clock(&self, index: i8, now: u64) -> Option<Data> {
+        Some(match index {
+            2 => clock::TIME.data(&rtc::date_time(self.rtc.shows(now))),
+            3 => clock::TIME_ZONE.data(&0),
+            4 => clock::STATUS.data(&ClockStatus(0)),
+            5 => clock::DAYLIGHT_SAVINGS_BEGIN.data(&DateTime::ANY),
+            6 => clock::DAYLIGHT_SAVINGS_END.data(&DateTime::ANY),
+            7 => clock::DAYLIGHT_SAVINGS_DEVIATION.data(&0),
+            8 => clock::DAYLIGHT_SAVINGS_ENABLED.data(&false),
+            9 => clock::CLOCK_BASE.data(&ClockBase::InternalCrystal),
+            _ => return None,
+        })
+    }
+
+    /// With the fault `fota-busy`, a transfer of which four blocks have come.
+    fn image_transfer(&self, index: i8) -> Option<Data> {
+        let busy = self.fault.is(FaultKind::FotaBusy);
+        let blocks = Bits {
+            count: 64,
+            octets: vec![0xF0, 0, 0, 0, 0, 0, 0, 0],
+        };
+        Some(match index {
+            2 => image::IMAGE_BLOCK_SIZE.data(&512),
+            3 => image::IMAGE_TRANSFERRED_BLOCKS_STATUS.data(&if busy {
+                blocks
+            } else {
+                Bits::default()
+            }),
+            4 => image::IMAGE_FIRST_NOT_TRANSFERRED_BLOCK_NUMBER.data(&if busy { 4 } else { 0 }),
+            5 => image::IMAGE_TRANSFER_ENABLED.data(&true),
+            6 => image::IMAGE_TRANSFER_STATUS.data(&if busy {
+                image::Status::Initiated
+            } else {
+                image::Status::NotInitiated
+            }),
+            7 => image::IMAGE_TO_ACTIVATE_INFO.data(&Vec::new()),
+            _ => return None,
+        })
+    }
+
+    fn security_setup(&self, index: i8) -> Option<Data> {
+        let policy = match self.auth {
+            Auth::Hls5 => Policy::AUTHENTICATED_REQUEST
+                .and(Policy::ENCRYPTED_REQUEST)
+                .and(Policy::AUTHENTICATED_RESPONSE)
+                .and(Policy::ENCRYPTED_RESPONSE),
+            Auth::None | Auth::Low => Policy::NONE,
+        };
+        let title = |octets| Title(Some(SystemTitle::new(octets)));
+        Some(match index {
+            2 => security::SECURITY_POLICY.data(&policy),
+            3 => security::SECURITY_SUITE.data(&Suite::Suite0),
+            4 => security::CLIENT_SYSTEM_TITLE.data(&title(self.titles.client)),
+            5 => security::SERVER_SYSTEM_TITLE.data(&title(self.titles.server)),
+            6 => security::CERTIFICATES.data(&Vec::new()),
+            _ => return None,
+        })
+    }
+
+    fn disconnect_control(&self, index: i8) -> Option<Data> {
+        let latch = &self.hardware.relay;
+        Some(match index {
+            2 => relay::OUTPUT_STATE.data(&latch.is_closed()),
+            3 => relay::CONTROL_STATE.data(&latch.state()),
+            4 => relay::CONTROL_MODE.data(&latch.mode()),
+            _ => return None,
+        })
+    }
+
+    fn association(&self, view: View, index: i8) -> Option<Data> {
+        let (client, mechanism) = match (view, self.auth) {
+            (View::Public, _) => (PUBLIC_SAP, Mechanism::None),
+            (View::Management, Auth::None) => (MANAGEMENT_SAP, Mechanism::None),
+            (View::Management, Auth::Low) => (MANAGEMENT_SAP, Mechanism::Low),
+            (View::Management, Auth::Hls5) => (MANAGEMENT_SAP, Mechanism::HlsGmac),
+        };
+        let ciphered = self.is_ciphered(view);
+        let general = if ciphered {
+            Conformance::GENERAL_PROTECTION
+        } else {
+            Conformance::NONE
+        };
+        let info = ContextInfo {
+            conformance: CONFORMANCE | general,
+            max_receive_pdu: MAX_PDU,
+            max_send_pdu: MAX_PDU,
+            version: 6,
+            quality_of_service: 0,
+            cyphering_info: Some(association::Secret::default()),
+        };
+        let partners = Partners {
+            client: ClientSap(client),
+            server: SERVER_SAP,
+        };
+        let setup = if ciphered {
+            name::SECURITY_SETUP.bytes().to_vec()
+        } else {
+            Vec::new()
+        };
+        Some(match index {
+            2 => association::OBJECT_LIST.data(&self.object_list(view)),
+            3 => association::ASSOCIATED_PARTNERS_ID.data(&partners),
+            4 => association::APPLICATION_CONTEXT_NAME
+                .data(&ContextName(ApplicationContext::logical_name(ciphered))),
+            5 => association::XDLMS_CONTEXT_INFO.data(&info),
+            6 => association::AUTHENTICATION_MECHANISM_NAME.data(&MechanismName(mechanism)),
+            // or nobody could ask
+            8 => association::ASSOCIATION_STATUS.data(&association::Status::Associated),
+            9 => association::SECURITY_SETUP_REFERENCE.data(&Octets(setup)),
+            _ => return None,
+        })
+    }
+
+    /// What a client sees, and may do with it, as an association object of version 1 says it.
+    fn object_list(&self, view: View) -> Vec<ListedObject> {
+        let ciphered = self.is_ciphered(view);
+        table::all(self.profile)
+            .filter(|object| object.is_visible(view))
+            .map(|object| listed(object, view, ciphered))
+            .collect()
+    }
+
+    /// Whether a client's APDUs must be ciphered.
+    fn is_ciphered(&self, view: View) -> bool {
+        view == View::Management && self.auth == Auth::Hls5
     }
 }
 
-/// One element of the object list (class 15, attribute 2).
-fn list_element(object: &Object) -> Data {
+fn listed(object: &Object, view: View, ciphered: bool) -> ListedObject {
+    // 1, 2, 3: read, write, both; 4, 5, 6: the same, authenticated
+    let authenticated = |mode: u8| if ciphered && mode > 0 { mode + 3 } else { mode };
     let attributes = object.attributes.iter().map(|(index, mode)| {
-        let selectors = if object.class_id == 7 && *index == 2 {
-            Data::Array(vec![Data::Integer(1), Data::Integer(2)])
-        } else {
-            Data::Null
-        };
-        Data::Structure(vec![Data::Integer(*index), Data::Enum(*mode), selectors])
+        let selective =
+            object.class_id == profile::CLASS.class_id && *index == profile::BUFFER.index;
+        association::AttributeAccess {
+            index: *index,
+            mode: Code(authenticated(object.mode(view, *mode))),
+            selectors: selective.then(|| vec![1, 2]),
+        }
     });
     let methods = object
-        .methods
+        .methods(view)
         .iter()
-        .map(|index| Data::Structure(vec![Data::Integer(*index), Data::Enum(1)]));
-    Data::Structure(vec![
-        Data::LongUnsigned(object.class_id),
-        Data::Unsigned(object.version),
-        octets(&object.name),
-        Data::Structure(vec![
-            Data::Array(attributes.collect()),
-            Data::Array(methods.collect()),
-        ]),
-    ])
+        .map(|index| association::MethodAccess {
+            index: *index,
+            mode: association::MethodMode::Mode(1 + u8::from(ciphered)),
+        });
+    ListedObject {
+        class_id: object.class_id,
+        version: object.version,
+        name: object.name,
+        rights: association::AccessRights {
+            attributes: attributes.collect(),
+            methods: methods.collect(),
+        },
+    }
 }
 
-fn captured(columns: &[buffer::Column]) -> Data {
-    Data::Array(columns.iter().map(buffer::descriptor).collect())
-}
-
-/// Scripts (class 9, attribute 2). The vendor's scripts execute methods of a manufacturer's class.
-fn scripts(name: [u8; 6]) -> Data {
-    let ids = if name == table::RESET_SCRIPTS {
-        1..=3_u16
-    } else {
-        1..=1
+/// The vendor's scripts execute methods of a manufacturer's class; those of the one tariff have nothing to switch.
+fn script_list(table: Obis) -> Vec<Script> {
+    let (count, vendor) = match table {
+        table::RESET_SCRIPTS => (3, 1),
+        name::GLOBAL_METER_RESET => (1, 0),
+        _ => {
+            return vec![Script {
+                identifier: 1,
+                actions: Vec::new(),
+            }];
+        }
     };
-    let vendor = [0, 0, 199, 0, u8::from(name == table::RESET_SCRIPTS), 255];
-    let elements = ids.map(|id| {
-        let action = Data::Structure(vec![
-            Data::Enum(2),
-            Data::LongUnsigned(8192),
-            octets(&vendor),
-            Data::Integer(i8::try_from(id).unwrap_or(0)),
-            Data::Integer(0),
-        ]);
-        Data::Structure(vec![Data::LongUnsigned(id), Data::Array(vec![action])])
-    });
-    Data::Array(elements.collect())
+    let script = |number: i8| Script {
+        identifier: u16::from(number.unsigned_abs()),
+        actions: vec![Action {
+            service: Service::Execute,
+            class_id: 8192,
+            name: Obis::new([0, 0, 199, 0, vendor, 255]),
+            index: number,
+            parameter: Data::Integer(0),
+        }],
+    };
+    (1..=count).map(script).collect()
 }
 
-fn octets(octets: &[u8]) -> Data {
-    Data::OctetString(octets.to_vec())
+/// One tariff, all the year and all the day; no other calendar is waiting.
+fn calendar(index: i8) -> Option<Data> {
+    let (season, week) = (|| Octets(b"ALL".to_vec()), || Octets(b"WEEK".to_vec()));
+    Some(match index {
+        2 => calendar::CALENDAR_NAME_ACTIVE.data(&Octets(b"SINGLE".to_vec())),
+        3 => {
+            let [month, day] = [1, 1];
+            let start = [0xFF, 0xFF, month, day, 0xFF, 0, 0, 0, 0, 0x80, 0, 0];
+            calendar::SEASON_PROFILE_ACTIVE.data(&vec![calendar::Season {
+                name: season(),
+                start: DateTime(start),
+                week: week(),
+            }])
+        }
+        4 => calendar::WEEK_PROFILE_TABLE_ACTIVE.data(&vec![calendar::Week {
+            name: week(),
+            monday: 1,
+            tuesday: 1,
+            wednesday: 1,
+            thursday: 1,
+            friday: 1,
+            saturday: 1,
+            sunday: 1,
+        }]),
+        5 => calendar::DAY_PROFILE_TABLE_ACTIVE.data(&vec![calendar::DayProfile {
+            id: 1,
+            schedule: vec![calendar::DayAction {
+                start: Time::MIDNIGHT,
+                table: name::TARIFF_SCRIPTS,
+                selector: 1,
+            }],
+        }]),
+        6 => calendar::CALENDAR_NAME_PASSIVE.data(&Octets::default()),
+        7 => calendar::SEASON_PROFILE_PASSIVE.data(&Vec::new()),
+        8 => calendar::WEEK_PROFILE_TABLE_PASSIVE.data(&Vec::new()),
+        9 => calendar::DAY_PROFILE_TABLE_PASSIVE.data(&Vec::new()),
+        10 => calendar::ACTIVATE_PASSIVE_CALENDAR_TIME.data(&DateTime::ANY),
+        _ => return None,
+    })
+}
+
+/// Nothing moves the relay by itself.
+fn no_schedule(index: i8) -> Option<Data> {
+    Some(match index {
+        2 => schedule::EXECUTED_SCRIPT.data(&Reference::NONE),
+        3 => schedule::TYPE.data(&schedule::Kind::Single),
+        4 => schedule::EXECUTION_TIME.data(&Vec::new()),
+        _ => return None,
+    })
+}
+
+/// Nothing is sent by itself.
+fn no_push(index: i8) -> Option<Data> {
+    let nowhere = Destination {
+        transport: Code(0),
+        destination: Octets::default(),
+        message: Code(0),
+    };
+    Some(match index {
+        2 => push::PUSH_OBJECT_LIST.data(&Vec::new()),
+        3 => push::SEND_DESTINATION_AND_METHOD.data(&nowhere),
+        4 => push::COMMUNICATION_WINDOW.data(&Vec::new()),
+        5 => push::RANDOMISATION_START_INTERVAL.data(&0),
+        6 => push::NUMBER_OF_RETRIES.data(&0),
+        7 => push::REPETITION_DELAY.data(&RepetitionDelay::Fixed(0)),
+        _ => return None,
+    })
+}
+
+/// Nothing is watched, and nothing done.
+fn no_limit(index: i8) -> Option<Data> {
+    let nothing = Monitored {
+        class_id: 0,
+        name: Obis::new([0; 6]),
+        attribute: 0,
+    };
+    let zero = Data::DoubleLongUnsigned(0);
+    Some(match index {
+        2 => limiter::MONITORED_VALUE.data(&nothing),
+        3 => limiter::THRESHOLD_ACTIVE.data(&zero),
+        4 => limiter::THRESHOLD_NORMAL.data(&zero),
+        5 => limiter::THRESHOLD_EMERGENCY.data(&zero),
+        6 => limiter::MIN_OVER_THRESHOLD_DURATION.data(&0),
+        7 => limiter::MIN_UNDER_THRESHOLD_DURATION.data(&0),
+        8 => limiter::EMERGENCY_PROFILE.data(&None),
+        9 => limiter::EMERGENCY_PROFILE_GROUP_ID_LIST.data(&Vec::new()),
+        10 => limiter::EMERGENCY_PROFILE_ACTIVE.data(&false),
+        11 => limiter::ACTIONS.data(&Actions {
+            over: Reference::NONE,
+            under: Reference::NONE,
+        }),
+        _ => return None,
+    })
 }
 
 fn text(text: &str) -> Data {
-    octets(text.as_bytes())
+    Data::OctetString(text.as_bytes().to_vec())
 }
 
-const UNIT_SECOND: u8 = 7;
-const UNIT_WATT_HOUR: u8 = 30;
-/// Oldest entry first: entry `entries_in_use` is the newest.
-const SORT_FIFO: u8 = 1;
 /// How much of the ring log one GET shows.
 const RING_TAIL: usize = 16 * 1024;
+const MANAGEMENT_SAP: u16 = 1;
+const PUBLIC_SAP: u16 = 16;
+const SERVER_SAP: u16 = 1;

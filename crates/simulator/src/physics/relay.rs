@@ -1,41 +1,17 @@
 //! The relay: a latch moved by pulses, and the COSEM control state above it (class 70).
 
-use serde::{Deserialize, Serialize};
-
-/// Class 70, attribute 3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ControlState {
-    Disconnected,
-    Connected,
-    ReadyForReconnection,
-}
-
-impl ControlState {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Disconnected => "disconnected",
-            Self::Connected => "connected",
-            Self::ReadyForReconnection => "ready_for_reconnection",
-        }
-    }
-
-    pub(crate) fn code(self) -> u8 {
-        match self {
-            Self::Disconnected => 0,
-            Self::Connected => 1,
-            Self::ReadyForReconnection => 2,
-        }
-    }
-}
+use dlms::cosem::disconnect_control::{ControlMode, ControlState};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A latching relay. Its state is mechanical: it survives every reset and every power cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Relay {
     closed: bool,
+    #[serde(with = "state")]
     state: ControlState,
-    mode: u8,
+    #[serde(with = "mode")]
+    mode: ControlMode,
     moves: u32,
 }
 
@@ -50,7 +26,7 @@ impl Relay {
         Self {
             closed,
             state,
-            mode: 4,
+            mode: ControlMode::Mode4,
             moves: 0,
         }
     }
@@ -65,7 +41,7 @@ impl Relay {
     }
 
     /// Attribute 4.
-    pub(crate) fn mode(&self) -> u8 {
+    pub(crate) fn mode(&self) -> ControlMode {
         self.mode
     }
 
@@ -74,44 +50,37 @@ impl Relay {
         self.moves
     }
 
-    /// Writes attribute 4; false if it is not a mode (0..6).
-    pub(crate) fn set_mode(&mut self, mode: u8) -> bool {
-        let good = mode <= 6;
+    /// Writes attribute 4; false if it is not a mode of version 0 (0..6).
+    pub(crate) fn set_mode(&mut self, mode: ControlMode) -> bool {
+        let good = mode != ControlMode::Mode7;
         if good {
             self.mode = mode;
         }
         good
     }
 
-    /// Method 1, `remote_disconnect`: opens in every mode but 0.
+    /// Method 1, `remote_disconnect`.
     pub(crate) fn remote_disconnect(&mut self) {
-        if self.mode != 0 {
-            self.state = ControlState::Disconnected;
-            self.pulse(false);
-        }
+        self.enter(self.mode.after_disconnect(self.state));
     }
 
-    /// Method 2, `remote_reconnect`: closes in modes 2 and 4, arms the button in 1, 3, 5 and 6, does nothing in 0.
+    /// Method 2, `remote_reconnect`.
     pub(crate) fn remote_reconnect(&mut self) {
-        match self.mode {
-            2 | 4 => {
-                self.state = ControlState::Connected;
-                self.pulse(true);
-            }
-            1 | 3 | 5 | 6 if !self.closed => self.state = ControlState::ReadyForReconnection,
-            _ => {}
-        }
+        self.enter(self.mode.after_reconnect(self.state));
+    }
+
+    fn enter(&mut self, state: ControlState) {
+        self.state = state;
+        self.pulse(state == ControlState::Connected);
     }
 
     /// A defect: the latch jumps to its other side.
     pub(crate) fn slip(&mut self) {
-        let closed = !self.closed;
-        self.state = if closed {
-            ControlState::Connected
-        } else {
+        self.enter(if self.closed {
             ControlState::Disconnected
-        };
-        self.pulse(closed);
+        } else {
+            ControlState::Connected
+        });
     }
 
     fn pulse(&mut self, closed: bool) {
@@ -122,6 +91,42 @@ impl Relay {
     }
 }
 
+/// The state in NVRAM: by name.
+mod state {
+    use super::{ControlState, Deserialize, Deserializer, Serializer, find};
+
+    pub(super) fn serialize<S: Serializer>(state: &ControlState, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(state.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<ControlState, D::Error> {
+        let name = String::deserialize(from)?;
+        find(ControlState::ALL.iter().find(|state| state.name() == name))
+    }
+}
+
+/// The mode in NVRAM: by code.
+mod mode {
+    use super::{ControlMode, Deserialize, Deserializer, Serializer, find};
+
+    pub(super) fn serialize<S: Serializer>(mode: &ControlMode, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u8(mode.code())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ControlMode, D::Error> {
+        let code = u8::deserialize(from)?;
+        find(ControlMode::ALL.iter().find(|mode| mode.code() == code))
+    }
+}
+
+fn find<T: Copy, E: serde::de::Error>(found: Option<&T>) -> Result<T, E> {
+    found
+        .copied()
+        .ok_or_else(|| E::custom("no such state or mode of a relay"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,26 +134,42 @@ mod tests {
     #[test]
     fn reconnection_depends_on_the_mode() {
         for (mode, closed, state) in [
-            (0, true, ControlState::Connected),
-            (1, false, ControlState::ReadyForReconnection),
-            (2, true, ControlState::Connected),
-            (3, false, ControlState::ReadyForReconnection),
-            (4, true, ControlState::Connected),
-            (5, false, ControlState::ReadyForReconnection),
-            (6, false, ControlState::ReadyForReconnection),
+            (ControlMode::None, true, ControlState::Connected),
+            (
+                ControlMode::Mode1,
+                false,
+                ControlState::ReadyForReconnection,
+            ),
+            (ControlMode::Mode2, true, ControlState::Connected),
+            (
+                ControlMode::Mode3,
+                false,
+                ControlState::ReadyForReconnection,
+            ),
+            (ControlMode::Mode4, true, ControlState::Connected),
+            (
+                ControlMode::Mode5,
+                false,
+                ControlState::ReadyForReconnection,
+            ),
+            (
+                ControlMode::Mode6,
+                false,
+                ControlState::ReadyForReconnection,
+            ),
         ] {
             let mut relay = Relay::new(true);
             assert!(relay.set_mode(mode));
             relay.remote_disconnect();
-            assert_eq!(relay.is_closed(), mode == 0, "mode {mode}");
+            assert_eq!(relay.is_closed(), mode == ControlMode::None, "{mode:?}");
             relay.remote_reconnect();
             assert_eq!(
                 (relay.is_closed(), relay.state()),
                 (closed, state),
-                "mode {mode}"
+                "{mode:?}"
             );
         }
-        assert!(!Relay::new(true).set_mode(7));
+        assert!(!Relay::new(true).set_mode(ControlMode::Mode7));
     }
 
     #[test]
@@ -159,5 +180,25 @@ mod tests {
         assert_eq!(relay.moves(), 1);
         relay.slip();
         assert!(relay.is_closed());
+    }
+
+    #[test]
+    fn nvram_holds_names_and_codes() {
+        let mut relay = Relay::new(true);
+        relay.set_mode(ControlMode::Mode1);
+        relay.remote_disconnect();
+        relay.remote_reconnect();
+        let text = serde_json::to_string(&relay).unwrap();
+        assert_eq!(
+            text,
+            r#"{"closed":false,"state":"ready_for_reconnection","mode":1,"moves":1}"#
+        );
+        assert_eq!(serde_json::from_str::<Relay>(&text).unwrap(), relay);
+        for broken in [
+            text.replace("ready_for", "ready"),
+            text.replace(":1,", ":8,"),
+        ] {
+            assert!(serde_json::from_str::<Relay>(&broken).is_err());
+        }
     }
 }

@@ -284,6 +284,12 @@ fn rows_are_selected_by_range() {
         Selection::between(minute(0), minute(1), core::slice::from_ref(&stranger)),
         Selection::between(DateTime::ANY, minute(1), &[]),
         Selection::Range {
+            column: CODE.to_data(),
+            from: minute(0).to_data(),
+            to: Data::Unsigned(1),
+            columns: vec![],
+        },
+        Selection::Range {
             column: stranger.to_data(),
             from: Data::Unsigned(0),
             to: Data::Unsigned(1),
