@@ -88,6 +88,7 @@ mod conformance;
 pub mod cosem;
 mod data;
 mod error;
+pub mod fit;
 pub mod gbt;
 pub mod hdlc;
 pub mod initiate;
