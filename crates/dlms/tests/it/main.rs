@@ -17,6 +17,8 @@ mod gbt;
 #[cfg(test)]
 mod hdlc;
 #[cfg(test)]
+mod line;
+#[cfg(test)]
 mod pair;
 #[cfg(test)]
 mod properties;
