@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use dlms::hdlc::{Effect, Station};
+use dlms::hdlc::{Config, Effect, Station};
 use proptest::prelude::*;
 
 use crate::stations::{config, primary, secondary};
