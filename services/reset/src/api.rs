@@ -44,6 +44,7 @@ impl Api {
             | Error::ProfileUnknown { .. }
             | Error::RequestReused(_)
             | Error::ResetUnderWay { .. }
+            | Error::DoesNotFit(_)
             | Error::NotATier => true,
             Error::ResetUnknown(_)
             | Error::PastPivot(_)

@@ -68,6 +68,9 @@ pub(crate) struct Driver {
     pub(crate) reading: Option<Leave>,
     /// The present permit was refused for reading.
     pub(crate) spent: bool,
+    /// Facts are read in lists where the meter takes them, until one comes to nothing: some meters grant lists and choke
+    /// on them.
+    pub(crate) lists: bool,
     /// An association opened after the command.
     pub(crate) open: Option<String>,
     /// When this process read the guards of the present attempt.
@@ -104,6 +107,7 @@ impl Driver {
             meter: None,
             reading: None,
             spent: false,
+            lists: true,
             open: None,
             guarded: None,
             floor: Millis(0),

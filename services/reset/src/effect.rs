@@ -7,7 +7,7 @@ use latchkey_proto::{
     association::v1::Meter,
     audit::v1::{Command, Entry, Purpose, Tier},
 };
-use machine::{Effect, Input, Millis, Party, Session, Survey};
+use machine::{Effect, Input, Millis, Party, Session, Snapshot, Survey};
 use prost::Message as _;
 
 use crate::{
@@ -140,11 +140,7 @@ impl Driver {
         let leave = self.leave.clone().filter(Leave::is_fresh);
         let leave = leave.ok_or_else(|| Failure::Stale("the permit has expired".to_owned()))?;
         let association_id = self.associate(&leave, false).await?;
-        let snapshot = self
-            .deps
-            .meters
-            .read(&association_id, &self.readings()?)
-            .await?;
+        let snapshot = self.read(&association_id).await?;
         // Stored with the pivot: whether this session outlives the command is evidence.
         self.row.association_id = association_id;
         self.guarded = Some(Instant::now());
@@ -280,11 +276,7 @@ impl Driver {
         self.row.association_id.clear();
         let leave = self.leave_to_read().await?;
         let association_id = self.associate(&leave, false).await?;
-        let snapshot = self
-            .deps
-            .meters
-            .read(&association_id, &self.readings()?)
-            .await?;
+        let snapshot = self.read(&association_id).await?;
         self.deps.meters.release(&association_id).await;
         crash_point(crash::AFTER_PROBE);
         Ok(Input::ProbeRead(Box::new(snapshot)))
@@ -303,7 +295,6 @@ impl Driver {
     }
 
     async fn read_after(&mut self) -> Result<Input, Failure> {
-        let readings = self.readings()?;
         let snapshot = if self.row.association_id.is_empty() {
             let association_id = match self.open.take() {
                 Some(association_id) => association_id,
@@ -312,17 +303,24 @@ impl Driver {
                     self.associate(&leave, false).await?
                 }
             };
-            let snapshot = self.deps.meters.read(&association_id, &readings).await?;
+            let snapshot = self.read(&association_id).await?;
             self.deps.meters.release(&association_id).await;
             snapshot
         } else {
-            self.deps
-                .meters
-                .read(&self.row.association_id, &readings)
-                .await?
+            let association_id = self.row.association_id.clone();
+            self.read(&association_id).await?
         };
         crash_point(crash::AFTER_READ);
         Ok(Input::AfterRead(Box::new(snapshot)))
+    }
+
+    /// Everything that guards, evidence and validation look at.
+    async fn read(&mut self, association_id: &str) -> Result<Snapshot, Failure> {
+        let readings = self.readings()?;
+        let meters = &self.deps.meters;
+        let read = meters.read(association_id, &readings, self.lists).await;
+        self.lists &= read.is_ok();
+        read
     }
 
     async fn deliver(&mut self) -> Result<Input, Failure> {

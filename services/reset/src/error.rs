@@ -40,6 +40,9 @@ pub enum Error {
     /// It is over.
     #[error("reset {0} is over")]
     Over(String),
+    /// The link to the meter does not carry the plan.
+    #[error("the reset does not fit the meter's link: {0}")]
+    DoesNotFit(String),
     /// Policy allows it, but it is no tier of the meter's profile, and nothing else is ever invoked.
     #[error("this method is no tier of the meter's reset profile")]
     NotATier,
@@ -93,6 +96,7 @@ impl Fault for Error {
             | Self::ResetUnderWay { .. }
             | Self::PastPivot(_)
             | Self::Over(_)
+            | Self::DoesNotFit(_)
             | Self::NotATier => Code::FailedPrecondition,
             Self::NoAnswer { .. } | Self::Stopping => Code::Unavailable,
             Self::Upstream(status) => status.code(),
@@ -110,6 +114,7 @@ impl Fault for Error {
             Self::ResetUnderWay { .. } => "RESET_UNDER_WAY",
             Self::PastPivot(_) => "PAST_POINT_OF_NO_RETURN",
             Self::Over(_) => "RESET_OVER",
+            Self::DoesNotFit(_) => "DOES_NOT_FIT",
             Self::NotATier => "NOT_A_TIER",
             Self::NoAnswer { .. } => "METER_NO_ANSWER",
             Self::Upstream(_) => "UPSTREAM",
@@ -131,6 +136,9 @@ impl Fault for Error {
             Self::RequestReused(_) => "choose a new request_id for a new reset",
             Self::ResetUnderWay { .. } => "watch that reset, or cancel it if it has not acted yet",
             Self::PastPivot(_) => "wait for its verdict",
+            Self::DoesNotFit(_) => {
+                "correct link_mtu or the HDLC options of the meter in the directory, or reset it on the spot"
+            }
             Self::NotATier => "use the operations of the meter's reset profile",
             Self::NoAnswer { .. } => "check the meter's power and network, then try again",
             Self::Stopping => "try again when it runs",

@@ -27,6 +27,7 @@ mod effect;
 mod error;
 mod facts;
 mod failure;
+mod fit;
 mod meter;
 mod office;
 mod orders;

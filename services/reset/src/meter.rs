@@ -6,17 +6,24 @@ use dlms::Data;
 use kit::{Channel, status};
 use latchkey_proto::{
     association::v1::{
-        Delivery, GetMeterRequest, InvokeRequest, InvokeResponse, Meter, OpenAssociationRequest,
-        OpenAssociationResponse, ReleaseAssociationRequest,
+        Delivery, GetMeterRequest, InvokeListRequest, InvokeListResponse, InvokeRequest,
+        InvokeResponse, ListForm, Meter, OpenAssociationRequest, OpenAssociationResponse,
+        PlanAssociationRequest, PlanAssociationResponse, ReleaseAssociationRequest,
         association_service_client::AssociationServiceClient,
         meter_service_client::MeterServiceClient,
     },
     audit::v1::{Command, SignedPermit},
 };
 use machine::{Input, Snapshot};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
-use crate::{error::Error, facts::Reading, failure, failure::Failure, plan::Fact};
+use crate::{
+    error::Error,
+    facts::Reading,
+    failure,
+    failure::Failure,
+    plan::{self, Fact},
+};
 
 /// Longest wait for an association: connection, AARQ and HLS.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
@@ -189,18 +196,75 @@ impl Meters {
         Ok(Life::Gone)
     }
 
-    /// Reads many facts.
+    /// Reads several attributes for a person, in one request; `None` if that cannot be, and nothing was sent.
+    pub(crate) async fn get_list_once(
+        &self,
+        meter_id: &str,
+        association_id: &str,
+        commands: Vec<Command>,
+    ) -> Result<Option<Vec<Got>>, Error> {
+        let count = commands.len();
+        let answer = self.invoke_list(association_id, commands).await;
+        let Some(answer) = answer.map_err(Error::Upstream)? else {
+            return Ok(None);
+        };
+        let cause = answer.cause.clone();
+        let got = all_answered(answer, count).map_err(|_| Error::NoAnswer {
+            meter_id: meter_id.to_owned(),
+            cause,
+        })?;
+        Ok(Some(got))
+    }
+
+    /// Reads many facts. Where the meter takes lists, those with short answers go in one request; `lists` false asks for
+    /// none. A list that was not answered is a question that was not answered.
     pub(crate) async fn read(
         &self,
         association_id: &str,
         readings: &[(Fact, Command)],
+        mut lists: bool,
     ) -> Result<Snapshot, Failure> {
         let mut reading = Reading::default();
-        for (fact, command) in readings {
-            let got = self.get(association_id, command).await?;
-            reading.take(*fact, got.value().as_ref(), got.counter);
+        for run in plan::runs(readings) {
+            let together = match run {
+                [_, _, ..] if lists => {
+                    let commands = run.iter().map(|(_, command)| command.clone()).collect();
+                    let answer = self.invoke_list(association_id, commands).await?;
+                    lists = answer.is_some();
+                    answer.map(|answer| all_answered(answer, run.len()))
+                }
+                _ => None,
+            };
+            if let Some(together) = together {
+                for ((fact, _), got) in run.iter().zip(together?) {
+                    reading.take(*fact, got.value().as_ref(), got.counter);
+                }
+                continue;
+            }
+            for (fact, command) in run {
+                let got = self.get(association_id, command).await?;
+                reading.take(*fact, got.value().as_ref(), got.counter);
+            }
         }
         Ok(reading.finish(crate::driver::now()))
+    }
+
+    /// How commands would fit a meter's link; `None` if the association service is too old to tell.
+    pub(crate) async fn plan(
+        &self,
+        meter_id: &str,
+        commands: Vec<Command>,
+    ) -> Result<Option<PlanAssociationResponse>, Status> {
+        let mut request = Request::new(PlanAssociationRequest {
+            meter_id: meter_id.to_owned(),
+            commands,
+        });
+        request.set_timeout(RELEASE_TIMEOUT);
+        match self.associations.clone().plan_association(request).await {
+            Ok(response) => Ok(Some(response.into_inner())),
+            Err(error) if error.code() == Code::Unimplemented => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends the one command that changes something. Whatever comes of it is told, never guessed (promise P5).
@@ -237,6 +301,26 @@ impl Meters {
         }
     }
 
+    /// Several GETs in one request; `None` if that cannot be, and nothing was sent.
+    async fn invoke_list(
+        &self,
+        association_id: &str,
+        commands: Vec<Command>,
+    ) -> Result<Option<InvokeListResponse>, Status> {
+        let mut request = Request::new(InvokeListRequest {
+            association_id: association_id.to_owned(),
+            commands,
+            form: ListForm::WithList.into(),
+            answer_timeout_ms: GET_TIMEOUT_MS,
+        });
+        request.set_timeout(Duration::from_millis(u64::from(GET_TIMEOUT_MS)) + INVOKE_MARGIN);
+        match self.associations.clone().invoke_list(request).await {
+            Ok(response) => Ok(Some(response.into_inner())),
+            Err(error) if takes_no_list(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn invoke(
         &self,
         association_id: &str,
@@ -251,6 +335,32 @@ impl Meters {
         request.set_timeout(Duration::from_millis(u64::from(timeout_ms)) + INVOKE_MARGIN);
         let response = self.associations.clone().invoke(request).await?;
         Ok(response.into_inner())
+    }
+}
+
+/// Whether an error of a list says that nothing was sent, and that single commands can be.
+fn takes_no_list(error: &Status) -> bool {
+    error.code() == Code::Unimplemented
+        || matches!(
+            status::reason(error).as_deref(),
+            Some("SERVICE_NOT_GRANTED" | "DOES_NOT_FIT")
+        )
+}
+
+fn all_answered(answer: InvokeListResponse, count: usize) -> Result<Vec<Got>, Failure> {
+    match answer.delivery() {
+        Delivery::Answered if answer.results.len() == count => {
+            let counter = answer.invocation_counter;
+            let got = answer.results.into_iter().map(|one| Got {
+                result: one.result,
+                data: one.data,
+                counter,
+            });
+            Ok(got.collect())
+        }
+        Delivery::Answered | Delivery::Unknown | Delivery::Unspecified => Err(Failure::Silent(
+            format!("several questions were not answered: {}", answer.cause),
+        )),
     }
 }
 

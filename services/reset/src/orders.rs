@@ -14,6 +14,7 @@ use crate::{
     crew::Crew,
     driver::{self, Deps},
     error::Error,
+    fit,
     office::{self, Plea},
     plan,
     profile::{Operation, Profile},
@@ -59,8 +60,8 @@ pub(crate) async fn create(deps: &Deps, crew: &Crew, wish: &Wish) -> Result<Rese
     let profile = profile(deps, &meter)?;
     let operation = operation(profile, wish.tier)?;
     if wish.validate_only {
-        rehearse(deps, wish, &meter, profile, operation).await?;
-        return Ok(imagined(wish));
+        let fit = rehearse(deps, wish, &meter, profile, operation).await?;
+        return Ok(imagined(wish, &fit));
     }
     let order = Order {
         reset_id: kit::context::new_id(),
@@ -140,24 +141,25 @@ fn known(wish: &Wish, row: &Row) -> Result<ResetMessage, Error> {
     }
 }
 
-/// Asks policy about the whole plan, and does nothing.
+/// Asks policy about the whole plan, and how it would cross the meter's link; and does nothing. The line says the latter.
 async fn rehearse(
     deps: &Deps,
     wish: &Wish,
     meter: &Meter,
     profile: &Profile,
     operation: &Operation,
-) -> Result<(), Error> {
+) -> Result<String, Error> {
     let survey = Survey {
         events: Some(1),
         load_profile: Some(1),
     };
+    let commands = plan::reset(profile, operation, survey, &meter.invocation_counter_name);
     let plea = Plea {
         request_id: wish.request_id.clone(),
         meter_id: &wish.meter_id,
         purpose: Purpose::Reset,
         tier: office::tier(wish.tier),
-        commands: plan::reset(profile, operation, survey, &meter.invocation_counter_name),
+        commands: commands.clone(),
         principal: &wish.principal,
         reason: &wish.reason,
         ticket: &wish.ticket,
@@ -166,15 +168,20 @@ async fn rehearse(
         lifetime_seconds: deps.config.permit_lifetime_seconds,
         validate_only: true,
     };
-    deps.office
-        .authorise(plea)
-        .await
-        .map(drop)
-        .map_err(Error::Upstream)
+    deps.office.authorise(plea).await.map_err(Error::Upstream)?;
+    let fits = deps.meters.plan(&wish.meter_id, commands).await;
+    match fits.map_err(Error::Upstream)? {
+        Some(fits) => fit::line(&fits),
+        None => Ok(String::new()),
+    }
 }
 
 /// What a rehearsal shows: a reset that was not created.
-fn imagined(wish: &Wish) -> ResetMessage {
+fn imagined(wish: &Wish, fit: &str) -> ResetMessage {
+    let mut detail = "policy and plan allow it; nothing was done".to_owned();
+    if !fit.is_empty() {
+        detail = format!("{detail}; {fit}");
+    }
     let now = clock::timestamp(clock::now());
     ResetMessage {
         meter_id: wish.meter_id.clone(),
@@ -183,7 +190,7 @@ fn imagined(wish: &Wish) -> ResetMessage {
         ticket: wish.ticket.clone(),
         principal: wish.principal.clone(),
         state: ResetState::Planned.into(),
-        detail: "policy and plan allow it; nothing was done".to_owned(),
+        detail,
         create_time: Some(now),
         update_time: Some(now),
         ..ResetMessage::default()

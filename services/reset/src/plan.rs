@@ -8,6 +8,8 @@ use crate::profile::{Object, Operation, Profile};
 
 /// How many of the newest events are read before the command; those after it come on top.
 const EVENTS_BEFORE: u32 = 8;
+/// Commands of one request.
+pub(crate) const LIST_MAX: usize = 16;
 
 /// One fact that is read from a meter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,21 @@ pub(crate) enum Fact {
     RelayOutput,
     RelayState,
     RelayMode,
+}
+
+impl Fact {
+    /// Whether its answer is short: a few octets, so that several fit one answer of the meter. The rows of a log are
+    /// not, and a meter that cannot read them would say nothing of the others either.
+    const fn is_short(self) -> bool {
+        !matches!(self, Self::Events | Self::LoadProfileNewest)
+    }
+}
+
+/// Readings that can go in one request, in their order.
+pub(crate) fn runs(readings: &[(Fact, Command)]) -> impl Iterator<Item = &[(Fact, Command)]> {
+    readings
+        .chunk_by(|(one, _), (next, _)| one.is_short() && next.is_short())
+        .flat_map(|run| run.chunks(LIST_MAX))
 }
 
 /// Where the logs end: attribute 7 of each.

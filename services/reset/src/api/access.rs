@@ -5,8 +5,9 @@ use kit::peer;
 use latchkey_proto::{
     audit::v1::{Command, CommandService, Purpose, Tier},
     reset::v1::{
-        ConnectMeterRequest, ConnectMeterResponse, GetObjectRequest, GetObjectResponse,
-        InvokeMethodRequest, InvokeMethodResponse, ReadProfileRequest, ReadProfileResponse, Reset,
+        AttributeValue, ConnectMeterRequest, ConnectMeterResponse, GetObjectRequest,
+        GetObjectResponse, GetObjectsRequest, GetObjectsResponse, InvokeMethodRequest,
+        InvokeMethodResponse, ReadProfileRequest, ReadProfileResponse, Reset,
         meter_access_service_server::MeterAccessService,
     },
 };
@@ -64,6 +65,26 @@ impl MeterAccessService for Api {
             reason: or(&request.reason, "read"),
         };
         match self.object(visit, &request).await {
+            Ok(response) => Ok(Response::new(response)),
+            Err(error) => Err(self
+                .refuse(visit.asked(Purpose::Read, Vec::new()), error)
+                .await),
+        }
+    }
+
+    async fn get_objects(
+        &self,
+        request: Request<GetObjectsRequest>,
+    ) -> Result<Response<GetObjectsResponse>, Status> {
+        let principal = peer(&request).to_string();
+        let request = request.into_inner();
+        let visit = Visit {
+            request_id: &request.request_id,
+            meter_id: &request.meter_id,
+            principal: &principal,
+            reason: or(&request.reason, "read"),
+        };
+        match self.objects(visit, &request).await {
             Ok(response) => Ok(Response::new(response)),
             Err(error) => Err(self
                 .refuse(visit.asked(Purpose::Read, Vec::new()), error)
@@ -178,7 +199,8 @@ impl Api {
         request: &GetObjectRequest,
     ) -> Result<GetObjectResponse, Error> {
         let name = parse::object(request)?;
-        let object = self.resolve(visit.meter_id, request.class_id, name).await?;
+        let profile = self.meter_profile(visit.meter_id).await?;
+        let object = resolve(profile, request.class_id, name, "class_id")?;
         let got = self
             .read(
                 visit,
@@ -190,6 +212,36 @@ impl Api {
             result: got.result,
             data: got.data,
             class_id: u32::from(object.class_id),
+        })
+    }
+
+    /// Several GETs under one permit: in one request if the meter takes it, else one after the other.
+    async fn objects(
+        &self,
+        visit: Visit<'_>,
+        request: &GetObjectsRequest,
+    ) -> Result<GetObjectsResponse, Error> {
+        let names = parse::objects(request)?;
+        let profile = self.meter_profile(visit.meter_id).await?;
+        let mut objects = Vec::new();
+        for (n, (asked, name)) in request.attributes.iter().zip(names).enumerate() {
+            let field = format!("attributes[{n}].class_id");
+            objects.push(resolve(profile, asked.class_id, name, &field)?);
+        }
+        let commands: Vec<Command> = objects
+            .iter()
+            .zip(&request.attributes)
+            .map(|(object, asked)| object.get(asked.attribute))
+            .collect();
+        let (got, one_request) = self.read_all(visit, commands).await?;
+        let values = objects.iter().zip(got).map(|(object, got)| AttributeValue {
+            result: got.result,
+            data: got.data,
+            class_id: u32::from(object.class_id),
+        });
+        Ok(GetObjectsResponse {
+            values: values.collect(),
+            one_request,
         })
     }
 
@@ -236,8 +288,9 @@ impl Api {
         request: &InvokeMethodRequest,
     ) -> Result<Reset, Error> {
         let name = parse::method(request)?;
-        let object = self.resolve(visit.meter_id, request.class_id, name).await?;
         let meter = self.deps.meters.meter(visit.meter_id).await?;
+        let known = self.deps.profiles.get(&meter.profile);
+        let object = resolve(known, request.class_id, name, "class_id")?;
         let profile = orders::profile(&self.deps, &meter)?;
         let Some(tier) = profile.tier_of(object, request.method, &request.parameter) else {
             let command = Command {
@@ -277,24 +330,10 @@ impl Api {
         orders::create(&self.deps, &self.crew, &wish).await
     }
 
-    /// The object a caller means: its class as given, as the meter's profile knows it, or as the Blue Book does.
-    async fn resolve(&self, meter_id: &str, class_id: u32, name: Obis) -> Result<Object, Error> {
+    /// The profile of an enrolled meter, if this service has it: reading does not need it.
+    async fn meter_profile(&self, meter_id: &str) -> Result<Option<&Profile>, Error> {
         let meter = self.deps.meters.meter(meter_id).await?;
-        let class_id = match u16::try_from(class_id) {
-            Ok(0) => {
-                let profile = self.deps.profiles.get(&meter.profile);
-                let known = profile.and_then(|profile: &Profile| profile.class_of(name));
-                known.or_else(|| bluebook::class_of(name)).ok_or_else(|| {
-                    Error::field(
-                        "class_id",
-                        format!("is required: the class of {name} is not known"),
-                    )
-                })?
-            }
-            Ok(class_id) => class_id,
-            Err(_) => return Err(Error::field("class_id", "must be 0..65535")),
-        };
-        Ok(Object { class_id, name })
+        Ok(self.deps.profiles.get(&meter.profile))
     }
 
     /// One GET: permit, association, question, release.
@@ -304,9 +343,61 @@ impl Api {
         request_id: String,
         command: Command,
     ) -> Result<Got, Error> {
-        let leave = self
-            .ask(visit, request_id, Purpose::Read, vec![command.clone()])
-            .await?;
+        let commands = vec![command.clone()];
+        let association_id = self.associate(visit, request_id, commands).await?;
+        let meters = &self.deps.meters;
+        let got = meters
+            .get_once(visit.meter_id, &association_id, &command)
+            .await;
+        meters.release(&association_id).await;
+        got
+    }
+
+    /// Several: the same, and whether it was one question.
+    async fn read_all(
+        &self,
+        visit: Visit<'_>,
+        commands: Vec<Command>,
+    ) -> Result<(Vec<Got>, bool), Error> {
+        let request_id = visit.permit_request_id();
+        let association_id = self.associate(visit, request_id, commands.clone()).await?;
+        let got = self
+            .get_all(visit.meter_id, &association_id, commands)
+            .await;
+        self.deps.meters.release(&association_id).await;
+        got
+    }
+
+    async fn get_all(
+        &self,
+        meter_id: &str,
+        association_id: &str,
+        commands: Vec<Command>,
+    ) -> Result<(Vec<Got>, bool), Error> {
+        let meters = &self.deps.meters;
+        if let [_, _, ..] = commands.as_slice() {
+            let list = meters
+                .get_list_once(meter_id, association_id, commands.clone())
+                .await?;
+            if let Some(got) = list {
+                return Ok((got, true));
+            }
+        }
+        let mut all = Vec::new();
+        for command in &commands {
+            all.push(meters.get_once(meter_id, association_id, command).await?);
+        }
+        Ok((all, commands.len() == 1))
+    }
+
+    /// An association under a permit of its own for these commands.
+    async fn associate(
+        &self,
+        visit: Visit<'_>,
+        request_id: String,
+        commands: Vec<Command>,
+    ) -> Result<String, Error> {
+        let leave = self.ask(visit, request_id, Purpose::Read, commands).await?;
         let holder = visit.holder();
         let opened = self
             .deps
@@ -314,13 +405,7 @@ impl Api {
             .open(opening(visit, &holder, &leave))
             .await
             .map_err(Error::Upstream)?;
-        let got = self
-            .deps
-            .meters
-            .get_once(visit.meter_id, &opened.association_id, &command)
-            .await;
-        self.deps.meters.release(&opened.association_id).await;
-        got
+        Ok(opened.association_id)
     }
 
     async fn ask(
@@ -339,6 +424,29 @@ impl Api {
             .map_err(Error::Upstream)?
             .ok_or_else(|| Error::Row("the auditor gave no permit".to_owned()))
     }
+}
+
+/// The object a caller means: its class as given, as the meter's profile knows it, or as the Blue Book does.
+fn resolve(
+    profile: Option<&Profile>,
+    class_id: u32,
+    name: Obis,
+    field: &str,
+) -> Result<Object, Error> {
+    let class_id = match u16::try_from(class_id) {
+        Ok(0) => {
+            let known = profile.and_then(|profile| profile.class_of(name));
+            known.or_else(|| bluebook::class_of(name)).ok_or_else(|| {
+                Error::field(
+                    field,
+                    format!("is required: the class of {name} is not known"),
+                )
+            })?
+        }
+        Ok(class_id) => class_id,
+        Err(_) => return Err(Error::field(field, "must be 0..65535")),
+    };
+    Ok(Object { class_id, name })
 }
 
 fn plea<'a>(

@@ -4,10 +4,13 @@ use dlms::{Data, Obis};
 use kit::check;
 use latchkey_proto::{
     audit::v1::Tier,
-    reset::v1::{CreateResetRequest, GetObjectRequest, InvokeMethodRequest, ReadProfileRequest},
+    reset::v1::{
+        CreateResetRequest, GetObjectRequest, GetObjectsRequest, InvokeMethodRequest,
+        ReadProfileRequest,
+    },
 };
 
-use crate::{error::Error, orders::Wish};
+use crate::{error::Error, orders::Wish, plan::LIST_MAX};
 
 const PARAMETER_MAX: usize = 2048;
 const ENTRIES_MAX: u32 = 100;
@@ -96,6 +99,30 @@ pub(super) fn object(request: &GetObjectRequest) -> Result<Obis, Error> {
     }
 }
 
+/// The logical names of objects to be read.
+pub(super) fn objects(request: &GetObjectsRequest) -> Result<Vec<Obis>, Error> {
+    let mut faults = Faults::default();
+    faults.common(&request.request_id, &request.meter_id, &request.reason);
+    let attributes = &request.attributes;
+    if attributes.is_empty() || attributes.len() > LIST_MAX {
+        faults.note::<()>("attributes", Err(format!("must be 1..{LIST_MAX}")));
+    }
+    let mut names = Vec::new();
+    // Only as many are looked at as are allowed.
+    for (n, asked) in attributes.iter().take(LIST_MAX).enumerate() {
+        let field = |name: &str| format!("attributes[{n}].{name}");
+        faults.note(&field("class_id"), class_id(asked.class_id));
+        faults.note(&field("attribute"), index(asked.attribute));
+        let name = logical_name(&asked.logical_name);
+        names.extend(faults.note(&field("logical_name"), name));
+    }
+    if faults.0.is_empty() {
+        Ok(names)
+    } else {
+        Err(faults.error())
+    }
+}
+
 /// The logical name of a profile to be read.
 pub(super) fn profile(request: &ReadProfileRequest) -> Result<Obis, Error> {
     let mut faults = Faults::default();
@@ -167,6 +194,8 @@ fn parameter(octets: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use latchkey_proto::reset::v1::AttributeName;
+
     use super::*;
 
     const ID: &str = "0190b6a0-0000-7000-8000-000000000001";
@@ -204,6 +233,35 @@ mod tests {
                 ..GetObjectRequest::default()
             };
             assert_eq!(fields(object(&request).expect_err(bad)), ["logical_name"]);
+        }
+    }
+
+    #[test]
+    fn every_attribute_of_a_list_is_checked() {
+        let name = |logical_name: &str, attribute| AttributeName {
+            class_id: 0,
+            logical_name: logical_name.to_owned(),
+            attribute,
+        };
+        let request = |attributes| GetObjectsRequest {
+            request_id: ID.to_owned(),
+            meter_id: "m-1".to_owned(),
+            attributes,
+            ..GetObjectsRequest::default()
+        };
+        let good = request(vec![name("0.0.1.0.0.255", 2); 16]);
+        assert_eq!(objects(&good).expect("good").len(), 16);
+        let bad = request(vec![name("0.0.1.0.0.255", 2), name("banana", 0)]);
+        assert_eq!(
+            fields(objects(&bad).expect_err("bad")),
+            ["attributes[1].attribute", "attributes[1].logical_name"]
+        );
+        for count in [0, 17] {
+            let request = request(vec![name("0.0.1.0.0.255", 2); count]);
+            assert_eq!(
+                fields(objects(&request).expect_err("count")),
+                ["attributes"]
+            );
         }
     }
 

@@ -4,12 +4,13 @@ use dlms::Data;
 use latchkey_proto::{
     audit::v1::{CommandService, EntryKind, Purpose},
     reset::v1::{
-        ConnectMeterRequest, GetObjectRequest, InvokeMethodRequest, ReadProfileRequest, Verdict,
+        AttributeName, ConnectMeterRequest, GetObjectRequest, GetObjectsRequest,
+        InvokeMethodRequest, ReadProfileRequest, Verdict,
     },
 };
 use tonic::Code;
 
-use crate::bed::Bed;
+use crate::{bed::Bed, meter::Lists};
 
 fn id() -> String {
     kit::context::new_id()
@@ -66,6 +67,70 @@ async fn an_object_is_read_by_its_name_alone() {
     assert_eq!(
         (error.code(), kit::status::reason(&error).as_deref()),
         (Code::Unavailable, Some("METER_UNREACHABLE"))
+    );
+}
+
+#[tokio::test]
+async fn several_objects_are_one_question_where_the_meter_takes_lists() {
+    let bed = Bed::new().await;
+    let name = |logical_name: &str, attribute| AttributeName {
+        class_id: 0,
+        logical_name: logical_name.to_owned(),
+        attribute,
+    };
+    for (lists, questions) in [(Lists::Answered, 1), (Lists::NotGranted, 3)] {
+        {
+            let mut world = bed.meter.world();
+            (world.lists, world.questions) = (lists, 0);
+        }
+        let pleas = bed.auditor.office().asked.len();
+        let request = GetObjectsRequest {
+            request_id: id(),
+            meter_id: "m-1".to_owned(),
+            attributes: vec![
+                name("0.0.96.3.10.255", 2),
+                name("0.0.96.3.10.255", 9),
+                name("0.0.42.0.0.255", 2),
+            ],
+            reason: String::new(),
+        };
+        let read = bed
+            .access()
+            .get_objects(request)
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(read.one_request, lists == Lists::Answered);
+        let results: Vec<_> = read
+            .values
+            .iter()
+            .map(|value| (value.class_id, value.result, value.data.len()))
+            .collect();
+        assert_eq!(results, [(70, 0, 2), (70, 4, 0), (1, 0, 15)]);
+        assert_eq!(bed.meter.world().questions, questions, "{lists:?}");
+        assert_eq!(bed.auditor.office().asked.len(), pleas + 1, "one permit");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_not_answered_is_not_guessed() {
+    let bed = Bed::new().await;
+    bed.meter.world().lists = Lists::Choked;
+    let attribute = AttributeName {
+        logical_name: "0.0.42.0.0.255".to_owned(),
+        attribute: 2,
+        ..AttributeName::default()
+    };
+    let request = GetObjectsRequest {
+        request_id: id(),
+        meter_id: "m-1".to_owned(),
+        attributes: vec![attribute; 2],
+        reason: String::new(),
+    };
+    let error = bed.access().get_objects(request).await.unwrap_err();
+    assert_eq!(
+        (error.code(), kit::status::reason(&error).as_deref()),
+        (Code::Unavailable, Some("METER_NO_ANSWER"))
     );
 }
 

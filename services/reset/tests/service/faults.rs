@@ -5,12 +5,33 @@ use latchkey_proto::{
     reset::v1::{ResetState, Verdict},
 };
 
-use crate::{bed::Bed, meter::Strike};
+use crate::{
+    bed::Bed,
+    meter::{Lists, Strike},
+};
 
-/// Runs one reset with these strikes; verdict, acts and executions must be as given.
+/// Runs one reset with these strikes; verdict, acts and executions must be as given, whether evidence is read one by one
+/// or in lists. The bed is the former's.
 async fn expect(strikes: &[Strike], verdict: Verdict, acts: usize, executed: u32) -> Bed {
+    let expected = (verdict, acts, executed);
+    let (bed, _) = tokio::join!(
+        run(strikes, Lists::NotGranted, expected),
+        run(strikes, Lists::Answered, expected)
+    );
+    bed
+}
+
+async fn run(
+    strikes: &[Strike],
+    lists: Lists,
+    (verdict, acts, executed): (Verdict, usize, u32),
+) -> Bed {
     let bed = Bed::new().await;
-    bed.meter.world().strikes.extend(strikes);
+    {
+        let mut world = bed.meter.world();
+        world.lists = lists;
+        world.strikes.extend(strikes);
+    }
     let reset = bed.reset().await;
     let reset = bed.finished(&reset.reset_id).await;
     let story: Vec<String> = bed
@@ -19,7 +40,12 @@ async fn expect(strikes: &[Strike], verdict: Verdict, acts: usize, executed: u32
         .into_iter()
         .filter_map(|response| response.event.map(|event| event.text))
         .collect();
-    assert_eq!(reset.verdict(), verdict, "{}\n{story:#?}", reset.detail);
+    assert_eq!(
+        reset.verdict(),
+        verdict,
+        "{lists:?}: {}\n{story:#?}",
+        reset.detail
+    );
     {
         let world = bed.meter.world();
         assert_eq!(

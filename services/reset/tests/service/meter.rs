@@ -10,12 +10,13 @@ use dlms::{Data, Selection};
 use kit::status::Fault;
 use latchkey_proto::{
     association::v1::{
-        CreateMeterRequest, CreateMeterResponse, DeleteMeterRequest, DeleteMeterResponse, Delivery,
-        GetMeterRequest, GetMeterResponse, InvokeListRequest, InvokeListResponse, InvokeRequest,
-        InvokeResponse, ListMetersRequest, ListMetersResponse, Meter, OpenAssociationRequest,
-        OpenAssociationResponse, PlanAssociationRequest, PlanAssociationResponse,
-        ReleaseAssociationRequest, ReleaseAssociationResponse,
-        association_service_server::AssociationService, meter_service_server::MeterService,
+        CommandFit, CommandResult, CreateMeterRequest, CreateMeterResponse, DeleteMeterRequest,
+        DeleteMeterResponse, Delivery, Fit, GetMeterRequest, GetMeterResponse, InvokeListRequest,
+        InvokeListResponse, InvokeRequest, InvokeResponse, ListForm, ListMetersRequest,
+        ListMetersResponse, Meter, OpenAssociationRequest, OpenAssociationResponse,
+        PlanAssociationRequest, PlanAssociationResponse, ReleaseAssociationRequest,
+        ReleaseAssociationResponse, association_service_server::AssociationService,
+        meter_service_server::MeterService,
     },
     audit::v1::{Command, CommandService, Permit, Purpose},
 };
@@ -56,6 +57,17 @@ pub(crate) enum Strike {
     Later,
 }
 
+/// What the meter does with lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lists {
+    /// It does not grant them.
+    NotGranted,
+    /// It grants and answers them.
+    Answered,
+    /// It grants them, and ends the association on the first.
+    Choked,
+}
+
 /// Everything about the one meter.
 pub(crate) struct World {
     pub(crate) strikes: VecDeque<Strike>,
@@ -64,6 +76,12 @@ pub(crate) struct World {
     pub(crate) acted_under: BTreeSet<String>,
     pub(crate) relay_closed: bool,
     pub(crate) image_transfer: u8,
+    /// What the meter does with lists.
+    pub(crate) lists: Lists,
+    /// How the act would cross the link.
+    pub(crate) fit: Fit,
+    /// Questions asked, lists as one.
+    pub(crate) questions: u32,
     /// Refuse every association, as a silent meter does.
     pub(crate) silent: bool,
     /// After the reset its permit does not cover this attribute, as if an older version had asked for it.
@@ -120,6 +138,9 @@ impl Fake {
             acted_under: BTreeSet::new(),
             relay_closed: true,
             image_transfer: 0,
+            lists: Lists::NotGranted,
+            fit: Fit::OneFrame,
+            questions: 0,
             silent: false,
             uncovered: None,
             blink: None,
@@ -201,6 +222,7 @@ impl World {
 
     fn get(&mut self, id: &str, command: &Command) -> Result<InvokeResponse, Status> {
         let public = self.covered(id, command)?;
+        self.questions += 1;
         if self.is_away() {
             self.associations.remove(id);
             return Ok(unknown("time-out", 0));
@@ -208,18 +230,58 @@ impl World {
         if !public {
             self.counter += 1;
         }
+        Ok(self.read(command, public))
+    }
+
+    /// One counter, however many commands.
+    fn get_list(&mut self, id: &str, commands: &[Command]) -> Result<InvokeListResponse, Status> {
+        for command in commands {
+            assert!(
+                !self.covered(id, command)?,
+                "the public client asks for one thing"
+            );
+        }
+        if self.lists == Lists::NotGranted {
+            return Err(refuse(Code::FailedPrecondition, "SERVICE_NOT_GRANTED"));
+        }
+        self.questions += 1;
+        if self.is_away() || self.lists == Lists::Choked {
+            self.associations.remove(id);
+            return Ok(InvokeListResponse {
+                delivery: Delivery::Unknown.into(),
+                cause: "time-out".to_owned(),
+                ..InvokeListResponse::default()
+            });
+        }
+        self.counter += 1;
+        let results = commands.iter().map(|command| {
+            let one = self.read(command, false);
+            CommandResult {
+                result: one.result,
+                data: one.data,
+            }
+        });
+        Ok(InvokeListResponse {
+            delivery: Delivery::Answered.into(),
+            results: results.collect(),
+            invocation_counter: self.counter,
+            ..InvokeListResponse::default()
+        })
+    }
+
+    fn read(&mut self, command: &Command, public: bool) -> InvokeResponse {
         let blinks = self.executed > 0 && self.blink == Some(command.logical_name.as_str());
         let data = match blinks {
             true => self.blink.take().and(None),
             false => self.value(command),
         };
-        Ok(InvokeResponse {
+        InvokeResponse {
             delivery: Delivery::Answered.into(),
             result: if data.is_some() { 0 } else { 4 },
             data: data.map(|data| data.encode()).unwrap_or_default(),
             invocation_counter: if public { 0 } else { self.counter },
             ..InvokeResponse::default()
-        })
+        }
     }
 
     fn value(&self, command: &Command) -> Option<Data> {
@@ -391,16 +453,35 @@ impl AssociationService for Fake {
 
     async fn invoke_list(
         &self,
-        _request: Request<InvokeListRequest>,
+        request: Request<InvokeListRequest>,
     ) -> Result<Response<InvokeListResponse>, Status> {
-        Err(Status::unimplemented("this meter takes no lists"))
+        let request = request.into_inner();
+        assert_eq!(request.form(), ListForm::WithList);
+        let all_gets = |command: &Command| command.service() == CommandService::Get;
+        assert!(request.commands.iter().all(all_gets), "{request:?}");
+        let answer = self
+            .world()
+            .get_list(&request.association_id, &request.commands)?;
+        Ok(Response::new(answer))
     }
 
     async fn plan_association(
         &self,
-        _request: Request<PlanAssociationRequest>,
+        request: Request<PlanAssociationRequest>,
     ) -> Result<Response<PlanAssociationResponse>, Status> {
-        Err(Status::unimplemented("this meter has no plan"))
+        let fits = request.get_ref().commands.iter().map(|command| {
+            let act = command.service() == CommandService::Action;
+            CommandFit {
+                request: if act { self.world().fit } else { Fit::OneFrame }.into(),
+                request_octets: 91,
+                response: Fit::OneFrame.into(),
+                response_octets: 75,
+            }
+        });
+        Ok(Response::new(PlanAssociationResponse {
+            client_max_receive_pdu_size: 1_024,
+            fits: fits.collect(),
+        }))
     }
 
     async fn invoke(

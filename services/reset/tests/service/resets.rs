@@ -1,12 +1,19 @@
 //! `ResetService` from the outside.
 
 use latchkey_proto::{
+    association::v1::Fit,
     audit::v1::{CommandService, EntryKind, Purpose, Tier},
-    reset::v1::{CancelResetRequest, GetResetRequest, ListResetsRequest, ResetState, Verdict},
+    reset::v1::{
+        CancelResetRequest, CreateResetRequest, GetResetRequest, ListResetsRequest, ResetState,
+        Verdict,
+    },
 };
 use tonic::Code;
 
-use crate::bed::{Bed, wish};
+use crate::{
+    bed::{Bed, wish},
+    meter::Lists,
+};
 
 #[tokio::test]
 async fn one_reset_from_wish_to_verdict() {
@@ -211,6 +218,40 @@ async fn a_refusal_reaches_the_trail_though_the_caller_has_gone() {
         .expect("the denial is in the trail");
 }
 
+fn wish_to_rehearse() -> CreateResetRequest {
+    CreateResetRequest {
+        validate_only: true,
+        ..wish()
+    }
+}
+
+#[tokio::test]
+async fn evidence_is_read_in_lists_by_a_meter_that_takes_them() {
+    let mut questions = Vec::new();
+    for lists in [Lists::NotGranted, Lists::Answered, Lists::Choked] {
+        let bed = Bed::new().await;
+        bed.meter.world().lists = lists;
+        let reset = bed.reset().await;
+        let reset = bed.finished(&reset.reset_id).await;
+        assert_eq!(
+            reset.verdict(),
+            Verdict::Succeeded,
+            "{lists:?}: {}",
+            reset.detail
+        );
+        assert_eq!(bed.meter.world().executed, 1, "{lists:?}");
+        questions.push(bed.meter.world().questions);
+    }
+    let [single, listed, choked] = questions[..] else {
+        panic!("three meters")
+    };
+    assert!(
+        listed * 2 < single,
+        "{listed} questions instead of {single}"
+    );
+    assert!(choked > single, "one list, and then one by one");
+}
+
 #[tokio::test]
 async fn policy_says_no() {
     let bed = Bed::new().await;
@@ -219,8 +260,7 @@ async fn policy_says_no() {
     let reset = bed.finished(&reset.reset_id).await;
     assert_eq!((reset.verdict(), reset.exit_code), (Verdict::Refused, 1));
     assert!(bed.meter.world().acts.is_empty());
-    let mut rehearsal = wish();
-    rehearsal.validate_only = true;
+    let rehearsal = wish_to_rehearse();
     let refused = bed
         .resets()
         .create_reset(rehearsal.clone())
@@ -237,6 +277,20 @@ async fn policy_says_no() {
         .reset
         .unwrap();
     assert!(imagined.reset_id.is_empty());
+    assert!(
+        imagined
+            .detail
+            .contains("the command crosses the link in one frame (91 octets)"),
+        "{}",
+        imagined.detail
+    );
+    bed.meter.world().fit = Fit::TooLong;
+    let too_long = wish_to_rehearse();
+    let refused = bed.resets().create_reset(too_long).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), kit::status::reason(&refused).as_deref()),
+        (Code::FailedPrecondition, Some("DOES_NOT_FIT"))
+    );
     let listed = bed
         .resets()
         .list_resets(ListResetsRequest::default())
