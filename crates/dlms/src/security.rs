@@ -320,16 +320,20 @@ impl Protection {
 
     /// The tag that a plaintext APDU with this tag gets; nothing if it is not ciphered or cannot be.
     ///
-    /// Initiate APDUs always get their service-specific global tag: every peer expects it inside AARQ and AARE.
+    /// Initiate APDUs always get their service-specific global tag: every peer expects it inside AARQ and AARE. ACCESS
+    /// and data notifications are ciphered in the general forms only.
     #[must_use]
     pub const fn tag(self, plain_tag: u8) -> Option<u8> {
-        match (self, glo_tag(plain_tag)) {
-            (Self::Plain, _) | (_, None) => None,
-            (_, Some(glo @ (0x21 | 0x28 | 0x2E))) | (Self::Glo, Some(glo)) => Some(glo),
-            (Self::Ded, Some(_)) => ded_tag(plain_tag),
-            (Self::GeneralGlo, Some(_)) => Some(GENERAL_GLO),
-            (Self::GeneralDed, Some(_)) => Some(GENERAL_DED),
-            (Self::GeneralCiphering(_), Some(_)) => Some(GENERAL_CIPHERING),
+        let glo = glo_tag(plain_tag);
+        match (self, glo) {
+            (Self::Plain, _) => None,
+            (_, Some(0x21 | 0x28 | 0x2E)) | (Self::Glo, _) => glo,
+            (Self::Ded, _) => ded_tag(plain_tag),
+            // ACCESS and data notifications have general forms only
+            (_, None) if !matches!(plain_tag, 0x0F | 0x10 | 0xD9 | 0xDA) => None,
+            (Self::GeneralGlo, _) => Some(GENERAL_GLO),
+            (Self::GeneralDed, _) => Some(GENERAL_DED),
+            (Self::GeneralCiphering(_), _) => Some(GENERAL_CIPHERING),
         }
     }
 

@@ -135,9 +135,12 @@ impl KeyInfo {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, Error> {
-        if !reader.present()? {
+        // not under the tag: taken in one way only
+        if reader.peek() == Some(0) {
+            reader.u8()?;
             return Ok(None);
         }
+        reader.tag(1, "whether there is key-info (00 or 01)")?;
         let offset = reader.offset();
         Ok(Some(match reader.u8()? {
             0 => Self::Identified(KeyId::read_identified(reader)?),
