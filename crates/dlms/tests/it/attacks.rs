@@ -45,21 +45,24 @@ fn with_answer(protection: Protection, bend: impl Fn(Vec<u8>) -> Vec<u8> + 'stat
     pair
 }
 
+fn other_keys(pair: &mut Pair, change: fn(&mut softcipher::Setup, &mut softcipher::Keys)) {
+    pair.client_keys.change(change);
+}
+
 #[test]
 fn wrong_keys_and_titles_end_in_a_security_cause() {
     let change: [fn(&mut Pair); 4] = [
-        |pair| pair.client_keys.ek[0] ^= 1,
-        |pair| pair.client_keys.ak[0] ^= 1,
-        |pair| pair.client_keys.title = SystemTitle::new([9; 8]),
-        |pair| pair.client_keys.sent = u32::MAX - 10,
+        |pair| other_keys(pair, |_, keys| keys.encryption = Some([9; 16].into())),
+        |pair| other_keys(pair, |_, keys| keys.authentication = Some([9; 16].into())),
+        |pair| other_keys(pair, |setup, _| setup.own = SystemTitle::new([9; 8])),
+        |pair| {
+            pair.client_keys.set_sent(4);
+            pair.meter_keys.set_received(290);
+        },
     ];
     for (index, change) in change.into_iter().enumerate() {
         let mut pair = Pair::new(Mechanism::HlsGmac, Protection::Glo);
         change(&mut pair);
-        if index == 3 {
-            pair.client_keys.sent = 4;
-            pair.meter_keys.received = 290;
-        }
         pair.open();
         let cause = pair.failure();
         let expected = if index == 3 {
@@ -88,7 +91,7 @@ fn a_meter_without_the_keys_cannot_answer() {
         } else {
             pair.open();
             pair.event();
-            pair.meter_keys.sent += 10;
+            pair.meter_keys.set_sent(pair.meter_keys.sent() + 10);
             let forged = if during == 1 {
                 pair.meter_keys.clone()
             } else {
@@ -96,7 +99,7 @@ fn a_meter_without_the_keys_cannot_answer() {
             };
             pair.to_client = Box::new(move |_| {
                 let mut forger = forged.clone();
-                forger.ek[3] ^= 0x40;
+                forger.change(|_, keys| keys.encryption = Some([9; 16].into()));
                 vec![frame(forger.protect(
                     &[0xC7, 1, 0xC2, 0, 0],
                     Protection::Glo,
@@ -275,11 +278,20 @@ fn answers_that_are_not_protected_as_they_must_be_are_refused() {
         );
     }
 
-    let mut pair = with_answer(Protection::Glo, |apdu| {
-        let mut ciphered = Ciphered::decode(&apdu).unwrap();
+    let mut pair = Pair::opened(Mechanism::HlsGmac, Protection::Glo);
+    pair.to_client = Box::new(|octets| {
+        let mut ciphered = Ciphered::decode(&octets[8..]).unwrap();
         ciphered.tag = 0xCC;
-        ciphered.encode()
+        vec![frame(ciphered.encode())]
     });
+    pair.client.request(pair.now, action()).unwrap();
+    let dlms::Effect::Cipher(job) = pair.client.poll().unwrap() else {
+        panic!("no job");
+    };
+    let protected = pair.client_keys.run(job.op);
+    pair.client.handle_cipher(pair.now, job.id, protected);
+    pair.client_keys.opens_as = Some(vec![0xC7, 1, 0xC1, 0, 0]);
+    pair.run();
     assert_eq!(
         pair.failure(),
         Cause::WrongTag {

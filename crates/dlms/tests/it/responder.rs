@@ -304,16 +304,11 @@ fn a_ciphered_association_takes_nothing_else() {
         "refused before the keys are asked"
     );
     let control = dlms::SecurityControl::ENC;
-    let body = pair.client_keys.seal(CLIENT_TITLE, 90, &[], &plain);
-    let encrypted = dlms::Ciphered {
-        tag: 0xC8,
-        title: None,
-        control,
-        counter: 90,
-        body,
-    };
+    let encrypted = pair
+        .client_keys
+        .protect_as(&plain, Protection::Glo, control, 90);
     assert_eq!(
-        exception(&say(&mut pair, 1, encrypted.encode())),
+        exception(&say(&mut pair, 1, encrypted)),
         Exception::DECIPHERING
     );
     assert_eq!(

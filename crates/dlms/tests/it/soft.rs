@@ -1,13 +1,16 @@
-//! The keys of one side in software: AES-GCM-128 with tags of 12 octets.
+//! The keys of one side, and what a test may do to them.
 
-use aes_gcm::aead::{Aead as _, Payload, consts::U12};
-use aes_gcm::aes::Aes128;
-use aes_gcm::{AesGcm, KeyInit as _};
-use dlms::security::{GENERAL_GLO, TAG, aad, nonce};
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test helper: a broken fixture ends the test"
+)]
+
 use dlms::{
-    CipherFailure, CipherOp, CipherOutput, Ciphered, GmacToken, Protection, SecurityControl,
+    CipherFailure, CipherOp, CipherOutput, Mechanism, Protection, SecurityControl, Suite,
     SystemTitle,
 };
+use softcipher::{Counters, Keys, Setup, SoftCipher};
 
 /// EK and AK of the Green Book's examples.
 pub(crate) const EK: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
@@ -17,140 +20,125 @@ pub(crate) const AK: [u8; 16] = [
 
 #[derive(Clone)]
 pub(crate) struct Soft {
-    pub(crate) title: SystemTitle,
-    pub(crate) ek: [u8; 16],
-    pub(crate) ak: [u8; 16],
-    /// The counter used last.
-    pub(crate) sent: u32,
-    /// The peer's counter accepted last.
-    pub(crate) received: u32,
+    cipher: SoftCipher,
+    setup: Setup,
+    keys: Keys,
     /// Some peers use one counter for the HLS5 token and the APDU that carries it.
     pub(crate) token_shares_counter: bool,
     /// What a job fails with, once.
     pub(crate) fails: Option<CipherFailure>,
+    /// What an APDU is said to be when it is deciphered, once, by an executor that does not look at it.
+    pub(crate) opens_as: Option<Vec<u8>>,
 }
 
 impl Soft {
+    /// Suite 0 with the keys of the examples, both sides the same.
     pub(crate) fn new(title: SystemTitle) -> Self {
+        let keys = Keys {
+            encryption: Some(EK.into()),
+            authentication: Some(AK.into()),
+            ..Keys::default()
+        };
+        Self::of(Setup::new(Suite::Suite0, title), keys)
+    }
+
+    pub(crate) fn of(setup: Setup, keys: Keys) -> Self {
         Self {
-            title,
-            ek: EK,
-            ak: AK,
-            sent: 0,
-            received: 0,
+            cipher: SoftCipher::new(setup, keys.clone())
+                .expect("keys of the suite")
+                .seeded(7),
+            setup,
+            keys,
             token_shares_counter: false,
             fails: None,
+            opens_as: None,
         }
     }
 
-    fn gcm(&self) -> AesGcm<Aes128, U12, U12> {
-        AesGcm::new(&self.ek.into())
+    /// With another key or another title; its counters go on.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Setup, &mut Keys)) {
+        let counters = self.cipher.counters();
+        change(&mut self.setup, &mut self.keys);
+        *self = Self::of(self.setup, self.keys.clone());
+        self.cipher.resume(counters);
     }
 
-    pub(crate) fn seal(&self, title: SystemTitle, counter: u32, aad: &[u8], msg: &[u8]) -> Vec<u8> {
-        let payload = Payload { msg, aad };
-        self.gcm()
-            .encrypt(&nonce(title, counter).into(), payload)
-            .unwrap()
+    /// The counter used last.
+    pub(crate) fn sent(&self) -> u32 {
+        self.cipher.counters().sent
     }
 
-    pub(crate) fn open(
-        &self,
-        title: SystemTitle,
-        counter: u32,
-        aad: &[u8],
-        msg: &[u8],
-    ) -> Option<Vec<u8>> {
-        let payload = Payload { msg, aad };
-        self.gcm()
-            .decrypt(&nonce(title, counter).into(), payload)
-            .ok()
+    pub(crate) fn set_sent(&mut self, sent: u32) {
+        let received = self.cipher.counters().received;
+        self.cipher.resume(Counters { sent, received });
     }
 
+    /// The peer's counter accepted last.
+    pub(crate) fn set_received(&mut self, received: u32) {
+        self.cipher.resume(Counters {
+            sent: self.sent(),
+            received: Some(received),
+        });
+    }
+
+    /// An APDU with a counter of the test's choice; one's own counters stay where they are.
     pub(crate) fn protect(&self, apdu: &[u8], protection: Protection, counter: u32) -> Vec<u8> {
-        let control = SecurityControl::AUTH_ENC;
-        let tag = protection.tag(apdu[0]).unwrap();
-        let title = (tag == GENERAL_GLO).then_some(self.title);
-        let body = self.seal(self.title, counter, &aad(control, &self.ak, &[]), apdu);
-        Ciphered {
-            tag,
-            title,
-            control,
-            counter,
-            body,
-        }
-        .encode()
+        self.protect_as(apdu, protection, SecurityControl::AUTH_ENC, counter)
     }
 
-    pub(crate) fn token(&self, challenge: &[u8], counter: u32) -> Vec<u8> {
-        let control = SecurityControl::AUTH;
-        let sealed = self.seal(self.title, counter, &aad(control, &self.ak, challenge), &[]);
-        let tag: [u8; TAG] = sealed.try_into().unwrap();
-        GmacToken {
+    pub(crate) fn protect_as(
+        &self,
+        apdu: &[u8],
+        protection: Protection,
+        control: SecurityControl,
+        counter: u32,
+    ) -> Vec<u8> {
+        let mut twin = self.clone();
+        twin.set_sent(counter - 1);
+        let op = CipherOp::Protect {
+            apdu: apdu.to_vec(),
+            protection,
             control,
-            counter,
-            tag,
+            signed: false,
+        };
+        match twin.cipher.run(op) {
+            Ok(CipherOutput::Apdu(apdu, spent)) if spent == counter => apdu,
+            other => panic!("no APDU: {other:?}"),
         }
-        .encode()
+    }
+
+    /// An HLS5 token with a counter of the test's choice.
+    pub(crate) fn token(&self, challenge: &[u8], counter: u32) -> Vec<u8> {
+        let mut twin = self.clone();
+        twin.set_sent(counter - 1);
+        let op = CipherOp::Answer {
+            mechanism: Mechanism::HlsGmac,
+            challenge: challenge.to_vec(),
+            own_challenge: vec![],
+            peer_title: SystemTitle::new([0xFE; 8]),
+            suite: self.setup.suite,
+        };
+        match twin.cipher.run(op) {
+            Ok(CipherOutput::Token(token)) => token,
+            other => panic!("no token: {other:?}"),
+        }
     }
 
     pub(crate) fn run(&mut self, op: CipherOp) -> Result<CipherOutput, CipherFailure> {
         if let Some(failure) = self.fails.take() {
             return Err(failure);
         }
-        match op {
-            CipherOp::Protect {
-                apdu, protection, ..
-            } => {
-                self.sent += 1;
-                Ok(CipherOutput::Apdu(
-                    self.protect(&apdu, protection, self.sent),
-                    self.sent,
-                ))
-            }
-            CipherOp::Unprotect {
-                apdu, peer_title, ..
-            } => self.unprotect(&apdu, peer_title),
-            CipherOp::Answer { challenge, .. } => {
-                self.sent += u32::from(!self.token_shares_counter);
-                let counter = self.sent + u32::from(self.token_shares_counter);
-                Ok(CipherOutput::Token(self.token(&challenge, counter)))
-            }
-            CipherOp::Verify {
-                token,
-                challenge,
-                peer_title,
-                ..
-            } => {
-                let token = GmacToken::decode(&token).unwrap();
-                let aad = aad(token.control, &self.ak, &challenge);
-                self.open(peer_title, token.counter, &aad, &token.tag)
-                    .map(|_| CipherOutput::Verified)
-                    .ok_or(CipherFailure::AuthFailed)
-            }
+        if matches!(op, CipherOp::Unprotect { .. })
+            && let Some(plain) = self.opens_as.take()
+        {
+            return Ok(CipherOutput::Apdu(plain, 99));
         }
-    }
-
-    fn unprotect(
-        &mut self,
-        apdu: &[u8],
-        peer_title: SystemTitle,
-    ) -> Result<CipherOutput, CipherFailure> {
-        let Ciphered {
-            control,
-            counter,
-            body,
-            ..
-        } = Ciphered::decode(apdu).unwrap();
-        if counter <= self.received {
-            return Err(CipherFailure::Replay {
-                expected: self.received + 1,
-            });
+        let sent = self.sent();
+        let answers = matches!(op, CipherOp::Answer { .. });
+        let output = self.cipher.run(op);
+        if answers && self.token_shares_counter {
+            self.set_sent(sent);
         }
-        let plain = self
-            .open(peer_title, counter, &aad(control, &self.ak, &[]), &body)
-            .ok_or(CipherFailure::AuthFailed)?;
-        self.received = counter;
-        Ok(CipherOutput::Apdu(plain, counter))
+        output
     }
 }
