@@ -50,6 +50,9 @@ pub(crate) enum Command {
     /// Play meters.
     #[command(subcommand)]
     Sim(Sim),
+    /// Explain what was on the wire, octet by octet.
+    #[command(subcommand)]
+    Trace(Trace),
     /// Check everything Latchkey needs on this host, and say how to mend what is wrong.
     Doctor,
     /// Open an association with a meter, prove it both ways, release it (procedure, step 1).
@@ -424,6 +427,34 @@ pub(crate) struct SimFleet {
         overrides_with = "boot_seconds"
     )]
     pub(crate) boot_seconds: f64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Trace {
+    /// Say what each octet of frames and APDUs means. Asks no service.
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// Hex, a trace file of the association service, or a log that holds hex. Default: standard input.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// A laboratory meter's keys and titles, to decipher with: TOML, hex values. May be given more than once.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lab_keys: Vec<PathBuf>,
+    /// A file that holds an encryption key in hex, to decipher with.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ek: Vec<PathBuf>,
+    /// A file that holds an authentication key in hex, to check tags with.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ak: Vec<PathBuf>,
+    /// A file that holds a dedicated key in hex.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dk: Vec<PathBuf>,
+    /// System title of a sender: 8 octets in hex. Not needed where the frames name it.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) system_title: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -28,6 +28,7 @@ mod output;
 mod reset;
 mod signal;
 mod sim;
+mod trace;
 
 use args::{Cli, Command};
 use exit::Exit;
@@ -103,6 +104,7 @@ async fn dispatch(
         Command::Audit(verb) => audit::run(verb, session, output).await,
         Command::Allowlist(verb) => allowlist::run(verb, session, output).await,
         Command::Sim(verb) => sim::run(verb, output).await,
+        Command::Trace(verb) => trace::run(verb, output),
         Command::Doctor => doctor::run(session, output).await,
         Command::Connect(args) => access::connect(args, session, output).await,
         Command::GetObject(args) => access::get_object(args, session, output).await,
