@@ -58,7 +58,9 @@ fn explain(args: &args::Explain, output: &Output) -> Result<Exit, Failure> {
             Party::Caller,
             "there is no frame in the input: no octets in hexadecimal",
         )
-        .mend("give hex digits, a trace file of the association service, or a log that holds hex"));
+        .mend(
+            "give hex digits, a trace file of the association service, or a log that holds hex",
+        ));
     }
     let mut explainer = Explainer::new(keys);
     let mut faulty = 0_usize;

@@ -102,10 +102,15 @@ fn element(w: &mut Walk<'_>, c: &mut Context<'_>, apdu: u8, mechanism: &mut Opti
         (0x60, 0xa9) => integer(w, "calling-AE-invocation-id"),
         (0x60, 0x8a) => bits(w, "sender-acse-requirements", "authentication"),
         (0x60, 0x8b) => mechanism_name(w, c, mechanism),
-        (0x60, 0xac) => authentication_value(w, c, "calling-authentication-value", *mechanism, request),
+        (0x60, 0xac) => {
+            authentication_value(w, c, "calling-authentication-value", *mechanism, request)
+        }
         (0x61, 0xa2) => constructed(w, "result", |w| {
             primitive(w, 0x02, "value", |octets| {
-                code(octets, &["accepted", "rejected-permanent", "rejected-transient"])
+                code(
+                    octets,
+                    &["accepted", "rejected-permanent", "rejected-transient"],
+                )
             })
         }),
         (0x61, 0xa3) => constructed(w, "result-source-diagnostic", diagnostic),
@@ -125,8 +130,15 @@ fn element(w: &mut Walk<'_>, c: &mut Context<'_>, apdu: u8, mechanism: &mut Opti
         (_, 0xbe) => constructed(w, "user-information", |w| {
             let at = w.at();
             if w.peek() != Some(0x04) {
-                let found = w.peek().map_or("the end".to_owned(), |tag| format!("{tag:02x}"));
-                return Err(w.fail(Fault::new(Kind::UnknownTag, at, "04, an octet string", found)));
+                let found = w
+                    .peek()
+                    .map_or("the end".to_owned(), |tag| format!("{tag:02x}"));
+                return Err(w.fail(Fault::new(
+                    Kind::UnknownTag,
+                    at,
+                    "04, an octet string",
+                    found,
+                )));
             }
             w.mark("tag", 1, |_| "octet string".to_owned())?;
             let length = length(w, "the xDLMS APDU")?;
@@ -237,7 +249,10 @@ pub(crate) fn system_title(octets: &[u8]) -> Said {
         (0, _) => Said::new(hex, "empty"),
         (8, Some(maker)) => Said::new(hex, format!("system title of manufacturer {maker}")),
         (8, None) => Said::new(hex, "system title"),
-        _ => Said::new(hex, format!("{} octets, a system title has 8", octets.len())),
+        _ => Said::new(
+            hex,
+            format!("{} octets, a system title has 8", octets.len()),
+        ),
     }
 }
 
@@ -251,7 +266,11 @@ fn bits(w: &mut Walk<'_>, name: &'static str, first_bit: &'static str) -> Step {
             let set = first(octets) & 0x80 != 0;
             Said::new(
                 hex::encode(octets),
-                if set { format!("bit 0: {first_bit}") } else { "no bit 0".to_owned() },
+                if set {
+                    format!("bit 0: {first_bit}")
+                } else {
+                    "no bit 0".to_owned()
+                },
             )
         })
         .map(drop)
@@ -394,7 +413,11 @@ fn authentication_value(
     constructed(w, name, |w| {
         if w.peek() != Some(0x80) {
             let left = w.left();
-            return w.leaf("value", left, |octets| Said::secret(octets, "not a charstring")).map(drop);
+            return w
+                .leaf("value", left, |octets| {
+                    Said::secret(octets, "not a charstring")
+                })
+                .map(drop);
         }
         w.mark("tag", 1, |_| "charstring [0]".to_owned())?;
         let length = length(w, name)?;

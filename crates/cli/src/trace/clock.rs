@@ -3,7 +3,20 @@
 /// A date-time of twelve octets in words, or nothing if it cannot be one.
 pub(crate) fn date_time(octets: &[u8]) -> Option<String> {
     let octets: &[u8; 12] = octets.try_into().ok()?;
-    let [y1, y2, month, day, weekday, hour, minute, second, hundredths, d1, d2, status] = *octets;
+    let [
+        y1,
+        y2,
+        month,
+        day,
+        weekday,
+        hour,
+        minute,
+        second,
+        hundredths,
+        d1,
+        d2,
+        status,
+    ] = *octets;
     let date = date(&[y1, y2, month, day, weekday])?;
     let time = time(&[hour, minute, second, hundredths])?;
     let deviation = match i16::from_be_bytes([d1, d2]) {
@@ -11,7 +24,10 @@ pub(crate) fn date_time(octets: &[u8]) -> Option<String> {
         minutes @ -840..=840 => format!("deviation {minutes} min"),
         _ => return None,
     };
-    Some(format!("{date} {time}, {deviation}{}", clock_status(status)))
+    Some(format!(
+        "{date} {time}, {deviation}{}",
+        clock_status(status)
+    ))
 }
 
 /// A date of five octets.
@@ -107,7 +123,9 @@ mod tests {
             ),
             (
                 "07e00102060000ff00800080",
-                Some("2016-01-02 Sat 00:00:*, deviation not specified, status 80: daylight saving active"),
+                Some(
+                    "2016-01-02 Sat 00:00:*, deviation not specified, status 80: daylight saving active",
+                ),
             ),
             (
                 "fffffffeff0200000080000f",

@@ -95,10 +95,7 @@ fn wrapper(octets: &[u8]) -> Cut {
             None => Cut::open(Form::Wrapper, octets.len()),
         },
         Some([] | [0, 1, ..] | [FLAG, _, ..]) => Cut::whole(Form::Wrapper, len),
-        Some(_) => Cut::whole(
-            Form::Wrapper,
-            later(octets, len).unwrap_or(octets.len()),
-        ),
+        Some(_) => Cut::whole(Form::Wrapper, later(octets, len).unwrap_or(octets.len())),
     }
 }
 
@@ -151,7 +148,9 @@ fn closed(octets: &[u8], end: usize) -> Cut {
     let mut cut = Cut::whole(Form::Hdlc, end);
     match rest {
         [] | [0, 1, _, ..] => {}
-        rest if rest.iter().all(|octet| *octet == FLAG) => cut = Cut::whole(Form::Hdlc, octets.len()),
+        rest if rest.iter().all(|octet| *octet == FLAG) => {
+            cut = Cut::whole(Form::Hdlc, octets.len())
+        }
         [FLAG, ..] => {}
         rest if hdlc::length(rest).is_some_and(|len| rest.get(len) == Some(&FLAG)) => {
             cut.next = end.saturating_sub(1);

@@ -58,9 +58,7 @@ fn content(w: &mut Walk<'_>, tag: u8) -> Step {
             w.leaf("value", bits.div_ceil(8), |octets| bit_string(bits, octets))
                 .map(drop)
         }
-        9 | 10 | 12 => w
-            .prefixed("value", |octets| string(tag, octets))
-            .map(drop),
+        9 | 10 | 12 => w.prefixed("value", |octets| string(tag, octets)).map(drop),
         19 => compact_array(w),
         _ => w
             .leaf("value", fixed(tag), |octets| simple(tag, octets))
@@ -126,7 +124,10 @@ fn simple(tag: u8, octets: &[u8]) -> Said {
         }
         23 => {
             let bits = octets.try_into().unwrap_or_default();
-            float(f64::from(f32::from_be_bytes(bits)), &f32::from_be_bytes(bits).to_string())
+            float(
+                f64::from(f32::from_be_bytes(bits)),
+                &f32::from_be_bytes(bits).to_string(),
+            )
         }
         24 => {
             let value = f64::from_be_bytes(octets.try_into().unwrap_or_default());
@@ -230,9 +231,7 @@ fn element(w: &mut Walk<'_>, described: &Description) -> Step {
         }
         Description::Array(count, of) => {
             w.say("array", format!("array, {count} elements"));
-            w.list("value", |w| {
-                (0..*count).try_for_each(|_| element(w, of))
-            })
+            w.list("value", |w| (0..*count).try_for_each(|_| element(w, of)))
         }
         Description::Structure(parts) => {
             w.say("structure", format!("structure, {} elements", parts.len()));

@@ -67,7 +67,9 @@ impl Explainer {
         said.insert("octets".to_owned(), json!(frame.octets.len()));
         said.insert("withheld".to_owned(), json!(frame.withheld));
         if let Some(withheld) = frame.withheld {
-            w.note(format!("{withheld} octets of plain APDU, withheld by the trace"));
+            w.note(format!(
+                "{withheld} octets of plain APDU, withheld by the trace"
+            ));
         }
         if let Some(found) = &frame.bad_hex {
             let expected = "pairs of hexadecimal digits";
@@ -100,10 +102,7 @@ impl Explainer {
 fn conversation(meter: &str, form: Form, octets: &[u8]) -> String {
     match (form, octets) {
         (Form::Wrapper, [_, _, a, b, c, d, ..]) => {
-            let (one, other) = (
-                u16::from_be_bytes([*a, *b]),
-                u16::from_be_bytes([*c, *d]),
-            );
+            let (one, other) = (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
             format!("{meter} {} {}", one.min(other), one.max(other))
         }
         _ => meter.to_owned(),
@@ -153,7 +152,10 @@ fn wrapped(w: &mut Walk<'_>, c: &mut Context<'_>, said: &mut Map<String, Value>)
     // beyond the length may be a part of the frame that it forgot, or one that does not belong to it
     let result = w.within(len, Kind::Truncated, |w| apdu::apdu(w, c));
     if promised > found {
-        let cut = w.fault.as_ref().is_some_and(|fault| fault.kind == Kind::Truncated);
+        let cut = w
+            .fault
+            .as_ref()
+            .is_some_and(|fault| fault.kind == Kind::Truncated);
         if cut {
             let end = WRAPPER.saturating_add(found);
             let left = format!("{found} and the end");

@@ -84,10 +84,7 @@ fn key_info(w: &mut Walk<'_>) -> Step {
                     [2] => "static unified model C(0e, 2s)",
                     _ => "not in the standard",
                 };
-                Said::new(
-                    json!({ "value": hex::encode(octets), "name": name }),
-                    name,
-                )
+                Said::new(json!({ "value": hex::encode(octets), "name": name }), name)
             })?;
             w.prefixed("key-ciphered-data", |octets| {
                 let said = match octets.len() {

@@ -147,13 +147,20 @@ fn shape(w: &mut Walk<'_>) -> Step<Shape> {
     if closes || (flags == 0 && rest.len() == promised) {
         if flags == 0 {
             match closes {
-                true => w.record(Fault::new(Kind::MissingFlag, 0, "the opening flag 7e", "none")),
+                true => w.record(Fault::new(
+                    Kind::MissingFlag,
+                    0,
+                    "the opening flag 7e",
+                    "none",
+                )),
                 false => w.note("the flags of this frame were left out"),
             }
         }
         return Ok(shape(promised));
     }
-    let between = rest.len().saturating_sub(usize::from(rest.last() == Some(&FLAG)));
+    let between = rest
+        .len()
+        .saturating_sub(usize::from(rest.last() == Some(&FLAG)));
     let fault = if rest.len() <= promised {
         let end = octets.len();
         match rest.last() {
@@ -235,7 +242,11 @@ fn header(
         let format = w.leaf("frame-format", 2, |octets| {
             let segmented = first(octets) & 0x08 != 0;
             let length = length(octets).unwrap_or_default();
-            let more = if segmented { "segmented" } else { "not segmented" };
+            let more = if segmented {
+                "segmented"
+            } else {
+                "not segmented"
+            };
             Said::new(
                 hex::encode(octets),
                 format!("type 3, {length} octets between the flags, {more}"),
@@ -503,9 +514,13 @@ fn join(w: &mut Walk<'_>, c: &mut Context<'_>, octets: Vec<u8>) -> Value {
     if let Some(fault) = fault {
         w.record(fault.within("joined information field"));
     }
-    let json = tree.find("apdu").map_or(Value::Null, super::node::Node::json);
-    c.parts
-        .insert(0, Part::new("joined information field", octets.clone(), tree));
+    let json = tree
+        .find("apdu")
+        .map_or(Value::Null, super::node::Node::json);
+    c.parts.insert(
+        0,
+        Part::new("joined information field", octets.clone(), tree),
+    );
     json
 }
 

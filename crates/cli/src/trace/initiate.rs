@@ -284,7 +284,13 @@ const ERRORS: [(&str, &[&str]); 11] = [
     ("change-scope", &["other"]),
     (
         "task",
-        &["other", "no-remote-control", "ti-stopped", "ti-running", "ti-unusable"],
+        &[
+            "other",
+            "no-remote-control",
+            "ti-stopped",
+            "ti-running",
+            "ti-unusable",
+        ],
     ),
     ("other", &["other"]),
 ];

@@ -112,7 +112,10 @@ enum Token {
 
 /// Any line: the longest run of hexadecimal octets in it.
 fn free_line(line: &str) -> Option<Piece> {
-    let text = line.replace("\\x", " ").replace("0x", " ").replace("0X", " ");
+    let text = line
+        .replace("\\x", " ")
+        .replace("0x", " ")
+        .replace("0X", " ");
     let words: Vec<&str> = text
         .split(|c: char| c.is_whitespace() || ",;[](){}\"'|=<>".contains(c))
         .filter(|word| !word.is_empty())
@@ -152,9 +155,10 @@ fn without_offset<'a, 'b>(words: &'b [&'a str]) -> &'b [&'a str] {
     let offset = matches!(first.len(), 4 | 8)
         && u32::from_str_radix(first, 16).is_ok_and(|offset| offset % 16 == 0)
         && rest.first().is_some_and(|word| word.len() == 2)
-        && rest.iter().take(16).all(|word| {
-            word.len() != 4 || u16::from_str_radix(word, 16).is_err()
-        });
+        && rest
+            .iter()
+            .take(16)
+            .all(|word| word.len() != 4 || u16::from_str_radix(word, 16).is_err());
     if offset { rest } else { words }
 }
 
@@ -214,10 +218,7 @@ fn octets_of_parts(word: &str) -> Token {
 }
 
 fn broken(digits: &str, found: &str) -> Token {
-    let good: String = digits
-        .chars()
-        .take_while(char::is_ascii_hexdigit)
-        .collect();
+    let good: String = digits.chars().take_while(char::is_ascii_hexdigit).collect();
     let whole = good.get(..good.len() / 2 * 2).unwrap_or_default();
     Token::Broken(hex::decode(whole).unwrap_or_default(), found.to_owned())
 }
@@ -255,7 +256,15 @@ fn direction(line: &str) -> Option<char> {
         || word(&["tx", "send", "sending", "sent", "snd", "write"]);
     let received = line.contains("<-")
         || line.contains("<<")
-        || word(&["rx", "recv", "received", "receive", "receiving", "rcv", "read"]);
+        || word(&[
+            "rx",
+            "recv",
+            "received",
+            "receive",
+            "receiving",
+            "rcv",
+            "read",
+        ]);
     match (sent, received) {
         (true, false) => Some('>'),
         (false, true) => Some('<'),
@@ -277,8 +286,8 @@ impl Assembler {
             None => piece,
             Some(waiting) => {
                 let joined = [waiting.octets.as_slice(), &piece.octets].concat();
-                let fresh = !cut::good(&joined)
-                    && (cut::good(&piece.octets) || cut::begins(&piece.octets));
+                let fresh =
+                    !cut::good(&joined) && (cut::good(&piece.octets) || cut::begins(&piece.octets));
                 if fresh || piece.withheld.is_some() || waiting.bad_hex.is_some() {
                     self.whole(waiting);
                     piece

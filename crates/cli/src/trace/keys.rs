@@ -53,16 +53,8 @@ impl Keys {
     }
 
     /// Deciphers with every key and title that may be meant.
-    pub(crate) fn open(
-        &self,
-        sealed: &Sealed<'_>,
-        keys: &[&Key],
-        titles: &[[u8; 8]],
-    ) -> Opened {
-        let len = sealed
-            .control
-            .suite()
-            .map_or(16, |suite| suite.key_len());
+    pub(crate) fn open(&self, sealed: &Sealed<'_>, keys: &[&Key], titles: &[[u8; 8]]) -> Opened {
+        let len = sealed.control.suite().map_or(16, |suite| suite.key_len());
         let keys: Vec<_> = keys.iter().filter(|key| key.len() == len).collect();
         let aks: Vec<_> = self.ak.iter().filter(|key| key.len() == len).collect();
         if keys.is_empty() {

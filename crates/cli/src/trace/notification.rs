@@ -51,7 +51,9 @@ fn pushed_time(w: &mut Walk<'_>) -> Step {
         })?;
         w.note("the date-time carries a Data tag (09), which the standard does not have there");
     } else if w.peek() == Some(0x19) && w.ahead().get(1..13).and_then(clock::date_time).is_some() {
-        w.mark("tag", 1, |_| "date-time: a tag that does not belong here".to_owned())?;
+        w.mark("tag", 1, |_| {
+            "date-time: a tag that does not belong here".to_owned()
+        })?;
         w.note("the date-time carries a Data tag (19), which the standard does not have there");
         return w
             .leaf("date-time", 12, |octets| {

@@ -22,13 +22,15 @@ pub(crate) fn name(obis: [u8; 6]) -> Option<&'static str> {
 fn matches(pattern: &str, obis: [u8; 6]) -> bool {
     let mut groups = pattern.split('.');
     obis.iter().all(|group| {
-        groups.next().is_some_and(|wanted| match wanted.split_once('-') {
-            Some((low, high)) => {
-                low.parse().is_ok_and(|low: u8| *group >= low)
-                    && high.parse().is_ok_and(|high: u8| *group <= high)
-            }
-            None => wanted == "x" || wanted.parse() == Ok(*group),
-        })
+        groups
+            .next()
+            .is_some_and(|wanted| match wanted.split_once('-') {
+                Some((low, high)) => {
+                    low.parse().is_ok_and(|low: u8| *group >= low)
+                        && high.parse().is_ok_and(|high: u8| *group <= high)
+                }
+                None => wanted == "x" || wanted.parse() == Ok(*group),
+            })
     })
 }
 
@@ -37,7 +39,10 @@ const OBJECTS: &[(&str, &str)] = &[
     ("0.x.1.0.0.255", "clock"),
     ("0.x.2.0.0.255", "modem configuration"),
     ("0.x.10.0.0.255", "global meter reset script table"),
-    ("0.x.10.0.1.255", "MDI reset / end of billing period script table"),
+    (
+        "0.x.10.0.1.255",
+        "MDI reset / end of billing period script table",
+    ),
     ("0.x.10.0.100.255", "tariffication script table"),
     ("0.x.10.0.103.255", "set output signals script table"),
     ("0.x.10.0.106.255", "disconnect control script table"),
@@ -70,7 +75,10 @@ const OBJECTS: &[(&str, &str)] = &[
     ("0.x.43.1.x.255", "invocation counter"),
     ("0.0.44.0.0.255", "image transfer"),
     ("0.x.94.31-49.x.255", "country-specific object"),
-    ("0.0.96.1.2.255", "device ID 3 (the procedure's reset object)"),
+    (
+        "0.0.96.1.2.255",
+        "device ID 3 (the procedure's reset object)",
+    ),
     ("x.x.96.1.0-9.255", "device ID"),
     ("x.x.96.1.10.255", "metering point ID"),
     ("x.x.96.2.0.255", "number of configuration changes"),
@@ -298,10 +306,16 @@ mod tests {
     #[test]
     fn the_first_that_fits_names_it() {
         for (obis, said) in [
-            ([0, 0, 96, 1, 2, 255], Some("device ID 3 (the procedure's reset object)")),
+            (
+                [0, 0, 96, 1, 2, 255],
+                Some("device ID 3 (the procedure's reset object)"),
+            ),
             ([0, 0, 96, 1, 3, 255], Some("device ID")),
             ([1, 0, 1, 8, 2, 255], Some("active energy import (+A)")),
-            ([0, 1, 10, 1, 0, 255], Some("manufacturer-specific script table")),
+            (
+                [0, 1, 10, 1, 0, 255],
+                Some("manufacturer-specific script table"),
+            ),
             ([9, 9, 9, 9, 9, 9], None),
         ] {
             assert_eq!(name(obis), said, "{obis:?}");

@@ -91,9 +91,8 @@ fn node(lines: &mut Vec<String>, node_: &Node, octets: &[u8], depth: usize) {
             let end = node_.offset.saturating_add(node_.len);
             let own = octets.get(node_.offset..end).unwrap_or_default();
             let mut rows = own.chunks(WIDTH);
-            let row = |at: usize, row: &[u8]| {
-                format!("  {at:04x}  {:<24}", shown(row, node_.secret))
-            };
+            let row =
+                |at: usize, row: &[u8]| format!("  {at:04x}  {:<24}", shown(row, node_.secret));
             let first = row(node_.offset, rows.next().unwrap_or_default());
             lines.push(format!("{first}{indent}{}{said}", node_.name));
             for (number, octets) in (1..).zip(rows) {

@@ -92,7 +92,11 @@ fn invoke(w: &mut Walk<'_>) -> Step {
     w.leaf("invoke-id-and-priority", 1, |octets| {
         let octet = first(octets);
         let (id, confirmed, high) = (octet & 0x0f, octet & 0x40 != 0, octet & 0x80 != 0);
-        let class = if confirmed { "confirmed" } else { "unconfirmed" };
+        let class = if confirmed {
+            "confirmed"
+        } else {
+            "unconfirmed"
+        };
         let priority = if high { "high" } else { "normal" };
         Said::new(
             json!({ "invoke_id": id, "service_class": class, "priority": priority }),
@@ -145,7 +149,12 @@ impl Target {
 
 /// A Cosem-Attribute-Descriptor.
 pub(crate) fn attribute(w: &mut Walk<'_>) -> Step<Target> {
-    descriptor(w, "cosem-attribute-descriptor", "attribute-id", objects::attribute)
+    descriptor(
+        w,
+        "cosem-attribute-descriptor",
+        "attribute-id",
+        objects::attribute,
+    )
 }
 
 fn method(w: &mut Walk<'_>) -> Step<Target> {
@@ -163,8 +172,7 @@ fn descriptor(
         w.leaf("class-id", 2, |octets| {
             target.class_id = unsigned(octets);
             let name = objects::class(target.class_id);
-            Said::new(target.class_id, format!("{} ({name})", target.class_id))
-                .also("class", name)
+            Said::new(target.class_id, format!("{} ({name})", target.class_id)).also("class", name)
         })?;
         w.leaf("instance-id", 6, |octets| {
             target.obis = octets.try_into().unwrap_or_default();
@@ -358,9 +366,7 @@ fn set_request(w: &mut Walk<'_>, c: &mut Context<'_>, choice: u8) -> Step {
 }
 
 fn set_response(w: &mut Walk<'_>, choice: u8) -> Step {
-    let results = |w: &mut Walk<'_>| {
-        list(w, "result", |w| access_result(w, "element")).map(drop)
-    };
+    let results = |w: &mut Walk<'_>| list(w, "result", |w| access_result(w, "element")).map(drop);
     match choice {
         1 => access_result(w, "result"),
         2 => w.u32("block-number").map(drop),

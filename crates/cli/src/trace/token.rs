@@ -46,7 +46,10 @@ pub(crate) fn parameter(
         }
         let start = w.at();
         w.group("token", |w| {
-            w.say(Value::Null, format!("{of} of HLS5: control octet, counter, tag"));
+            w.say(
+                Value::Null,
+                format!("{of} of HLS5: control octet, counter, tag"),
+            );
             let (control, counter, tag) = ciphered::token(w)?;
             let verified = verified(c, control.octet(), counter, &tag, client);
             w.member("of", json!(of));

@@ -418,11 +418,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The next `len` octets by themselves. What cannot be understood of them does not stop the walk.
-    pub(crate) fn region(
-        &mut self,
-        len: usize,
-        walk: impl FnOnce(&mut Self) -> Step,
-    ) -> Step {
+    pub(crate) fn region(&mut self, len: usize, walk: impl FnOnce(&mut Self) -> Step) -> Step {
         let end = self.at.saturating_add(len).min(self.end);
         if self.within(len, Kind::Truncated, walk).is_err() && self.at < end {
             let left = end.saturating_sub(self.at);
