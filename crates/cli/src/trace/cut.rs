@@ -58,7 +58,7 @@ impl Cut {
 pub(crate) fn first(octets: &[u8]) -> Cut {
     match octets {
         [FLAG, ..] => hdlc(octets),
-        [0, 1, ..] => wrapper(octets),
+        [0] | [0, 1, ..] => wrapper(octets),
         _ if bare_hdlc(octets) => Cut::whole(Form::Hdlc, octets.len()),
         _ => apdu(octets),
     }

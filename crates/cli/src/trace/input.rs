@@ -192,7 +192,7 @@ fn token(word: &str, alone: bool) -> Token {
     let hexadecimal = digits.chars().filter(char::is_ascii_hexdigit).count();
     let mostly = hexadecimal.saturating_mul(5) >= digits.chars().count().saturating_mul(4);
     let starts = digits.starts_with(|c: char| c.is_ascii_digit());
-    let long = digits.len() >= 24 || (starts && digits.len() >= 6);
+    let long = digits.len() >= 16 || (starts && digits.len() >= 6);
     if mostly && long && !word.contains(['.', '/', 'T']) {
         let found = digits.chars().find(|c| !c.is_ascii_hexdigit());
         return broken(&digits, &found.map_or(String::new(), |c| format!("{c:?}")));

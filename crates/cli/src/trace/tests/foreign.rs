@@ -33,7 +33,7 @@ fn what_the_standard_allows_is_no_fault() {
     for (what, hex) in [
         (
             "protocol-version, no mechanism name, diagnostic 0",
-            "613580020780A109060760857405080101A203020100A305A103020100AA0A8008503677524A323146BE0604040E010601",
+            "612F80020780A109060760857405080101A203020100A305A103020100AA0A8008503677524A323146BE0604040E010601",
         ),
         ("release without a word", "6200"),
         ("release response", "6303800100"),
@@ -295,12 +295,12 @@ fn tokens_of_hls5_verify_against_the_challenges_seen() {
     for frame in &found {
         assert_eq!(frame["fault"], Value::Null, "{frame}");
     }
-    let token = &found[2]["apdu"]["method_invocation_parameters"];
+    let token = &found[2]["apdu"]["method_invocation_parameters"]["token"];
     assert_eq!(token["verified"], true, "{token}");
     let wrong = text.replace("1A52FE7D", "1A52FE7E");
     let found = json(&wrong, keys(&[("ek", EK), ("ak", AK)]));
     assert_eq!(
-        found[2]["apdu"]["method_invocation_parameters"]["verified"],
+        found[2]["apdu"]["method_invocation_parameters"]["token"]["verified"],
         false
     );
 }
