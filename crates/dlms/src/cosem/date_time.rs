@@ -291,7 +291,13 @@ pub struct ClockStatus(pub u8);
 
 impl ClockStatus {
     const fn bit(self, bit: u8) -> bool {
-        self.0 != OPEN && self.0 & (1 << bit) != 0
+        self.is_specified() && self.0 & (1 << bit) != 0
+    }
+
+    /// Whether it says anything: not FF.
+    #[must_use]
+    pub const fn is_specified(self) -> bool {
+        self.0 != OPEN
     }
 
     /// Bit 0: the time could not be recovered after a power failure.
@@ -515,6 +521,7 @@ mod tests {
     #[test]
     fn a_status_that_is_not_specified_says_nothing() {
         let status = ClockStatus(0xFF);
+        assert!(!status.is_specified() && ClockStatus(0).is_specified());
         assert!(!status.is_invalid() && !status.is_daylight_saving());
         assert!(ClockStatus(0x01).is_invalid() && ClockStatus(0x02).is_doubtful());
         assert!(ClockStatus(0x04).has_other_base() && ClockStatus(0x08).is_itself_invalid());

@@ -2,7 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::value::{Code, Elements, Mismatch, Octets, Title, Value, code};
+use super::value::{Code, Elements, Mismatch, Octets, Title, Value, code, strict};
+pub use crate::agreement::{KeyId, KeyTransfer};
 use crate::data::Data;
 use crate::security::Suite;
 
@@ -24,7 +25,7 @@ class! {
         /// Strengthens the policy; it never becomes weaker.
         1 SECURITY_ACTIVATE "security_activate": Policy;
         /// Replaces keys, each wrapped with the key-encrypting key. In version 0: `global_key_transfer`.
-        2 KEY_TRANSFER "key_transfer": Vec<WrappedKey>;
+        2 KEY_TRANSFER "key_transfer": Vec<KeyTransfer>;
         /// Agrees on keys: ephemeral public keys and their signatures there and back. From version 1.
         3 KEY_AGREEMENT "key_agreement": Vec<AgreedKey> => Vec<AgreedKey>;
         /// Makes a key pair in the meter. From version 1.
@@ -127,37 +128,47 @@ impl Value for Suite {
     }
 }
 
-structure! {
-    /// A key on its way.
-    pub struct WrappedKey as "structure of key_id and key_wrapped" {
-        /// Which key it becomes.
-        id: KeyId,
-        /// The key, wrapped with the key-encrypting key (RFC 3394): 24 or 40 octets.
-        wrapped: Octets,
+/// A key on its way: structure of key_id and key_wrapped.
+impl Value for KeyTransfer {
+    const EXPECTED: &'static str = "structure of key_id and key_wrapped";
+
+    fn to_data(&self) -> Data {
+        Data::Structure(Vec::from([
+            self.key.to_data(),
+            Data::OctetString(self.wrapped.clone()),
+        ]))
+    }
+
+    fn from_data(data: &Data) -> Result<Self, Mismatch> {
+        let mut elements = Elements::of(data, 2, Self::EXPECTED)?;
+        Ok(Self {
+            key: elements.next()?,
+            wrapped: elements.next::<Octets>()?.0,
+        })
+    }
+}
+
+/// Which key. Read strictly: the wrong one could not be taken back.
+impl Value for KeyId {
+    const EXPECTED: &'static str = "enum 0..3";
+
+    fn to_data(&self) -> Data {
+        Data::Enum(self.id())
+    }
+
+    fn from_data(data: &Data) -> Result<Self, Mismatch> {
+        let id = strict(data, Self::EXPECTED)?;
+        Self::from_id(id).ok_or_else(|| Mismatch::new(Self::EXPECTED, data))
     }
 }
 
 structure! {
     /// One side of an agreement on a key.
     pub struct AgreedKey as "structure of key_id and key_data" {
-        /// Which key it becomes.
-        id: KeyId,
-        /// Ephemeral public key and the signature over key id and key: 128 or 192 octets.
+        /// Which key is agreed.
+        key: KeyId,
+        /// A [`SignedKey`](crate::agreement::SignedKey) of the suite: 128 or 192 octets.
         data: Octets,
-    }
-}
-
-codes! {
-    /// Which key. Read strictly: the wrong one could not be taken back.
-    pub enum KeyId as "enum 0..3", strict {
-        /// The global unicast encryption key.
-        GlobalUnicastEncryption = 0, "global unicast encryption key";
-        /// The global broadcast encryption key.
-        GlobalBroadcastEncryption = 1, "global broadcast encryption key";
-        /// The authentication key.
-        Authentication = 2, "authentication key";
-        /// The key-encrypting key, also called master key.
-        KeyEncrypting = 3, "key encrypting key";
     }
 }
 

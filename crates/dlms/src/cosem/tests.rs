@@ -15,7 +15,7 @@ use super::association::{ClientSap, ContextName, MechanismName, MethodMode, Secr
 use super::profile::Row;
 use super::push_setup::{BufferPart, PushObject, RepetitionDelay};
 use super::register::Unit;
-use super::security_setup::{CertificateId, Policy};
+use super::security_setup::{CertificateId, KeyId, KeyTransfer, Policy};
 use super::*;
 use crate::conformance::Conformance;
 use crate::mechanism::{ApplicationContext, Mechanism};
@@ -181,6 +181,8 @@ sample! {
     Row: |seed| Self(seed.next());
     Title: |seed| Self(bool::sample(seed).then(|| SystemTitle::new(seed.next())));
     Policy: |seed| *seed.of(&[0, 1, 2, 3, 0x24, 0x48, 0x6C, 0x9C, 0xFC].map(|code| Self::from_code(code).unwrap()));
+    KeyId: |seed| Self::from_id(u8::sample(seed) % 4).unwrap();
+    KeyTransfer: |seed| Self { key: seed.next(), wrapped: seed.next() };
     Suite: |seed| Self::from_id(u8::sample(seed) % 3).unwrap();
     ClientSap: |seed| Self(seed.next());
     ContextName: |seed| Self(ApplicationContext::from_id(seed.next()));

@@ -45,7 +45,7 @@ impl Mismatch {
     }
 
     pub(super) fn new(expected: &'static str, data: &Data) -> Self {
-        let found = if let Data::Array(elements) | Data::Structure(elements) = data {
+        let found = if let Some(elements) = data.as_elements() {
             Cow::Owned(format!("{} of {}", kind(data), elements.len()))
         } else if let Some(octets) = data.as_bytes() {
             Cow::Owned(format!("{} of {} octets", kind(data), octets.len()))
@@ -219,7 +219,7 @@ pub(super) fn fixed<const N: usize>(
         .ok_or_else(|| Mismatch::new(expected, data))
 }
 
-/// An array: every element of the same type.
+/// An array, also a compact one: every element of the same type.
 impl<T: Value> Value for Vec<T> {
     const EXPECTED: &'static str = "array";
 
@@ -228,8 +228,9 @@ impl<T: Value> Value for Vec<T> {
     }
 
     fn from_data(data: &Data) -> Result<Self, Mismatch> {
-        let Data::Array(elements) = data else {
-            return Err(Mismatch::new(Self::EXPECTED, data));
+        let elements = match data.as_elements() {
+            Some(elements) if !matches!(data, Data::Structure(_)) => elements,
+            _ => return Err(Mismatch::new(Self::EXPECTED, data)),
         };
         let read = |(position, element)| {
             T::from_data(element).map_err(|mismatch| mismatch.inside(position))

@@ -11,7 +11,7 @@ use crate::cosem::image_transfer::{
 };
 use crate::cosem::profile::{CaptureObject, ENTRIES_IN_USE, fill, select};
 use crate::cosem::script_table::{Action, EXECUTE, SCRIPTS, Script, Service};
-use crate::cosem::security_setup::{KEY_TRANSFER, KeyId, SECURITY_POLICY, WrappedKey};
+use crate::cosem::security_setup::{KEY_TRANSFER, KeyId, KeyTransfer, SECURITY_POLICY};
 use crate::selection::Selection;
 
 fn data(hex: &str) -> Data {
@@ -222,9 +222,9 @@ fn the_policy_of_either_version_is_understood() {
 #[test]
 fn a_key_transfer_as_it_travels() {
     let transfer = data(&format!("0101020216000918{}", "ab".repeat(24)));
-    let key = WrappedKey {
-        id: KeyId::GlobalUnicastEncryption,
-        wrapped: Octets(vec![0xAB; 24]),
+    let key = KeyTransfer {
+        key: KeyId::GlobalUnicastEncryption,
+        wrapped: vec![0xAB; 24],
     };
     assert_eq!(KEY_TRANSFER.read(Some(&transfer)), Ok(vec![key]));
     assert!(
@@ -321,6 +321,15 @@ fn rows_are_selected_by_entry() {
     for (from, to, first, last) in [(0, 1, 1, 0), (3, 2, 1, 0), (1, 1, 0, 0), (1, 1, 2, 1)] {
         assert!(entry(from, to, first, last).is_err());
     }
+}
+
+/// Tag 19, the type of a row once (structure of octet-string and long-unsigned), then two rows without tags.
+#[test]
+fn a_buffer_may_be_a_compact_array() {
+    let buffer = data("13020209120a020a0b0007020c0d0008");
+    let rows = profile::BUFFER.read(&buffer).unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[1].number(1), Some(8));
 }
 
 #[test]
