@@ -1,6 +1,14 @@
 //! From COSEM data to typed facts. What does not have the expected shape is unread, never guessed.
 
-use dlms::Data;
+use dlms::{
+    Data,
+    cosem::{
+        DateTime, clock,
+        disconnect_control::{CONTROL_MODE, CONTROL_STATE, OUTPUT_STATE},
+        image_transfer::IMAGE_TRANSFER_STATUS,
+        profile::{self, Row},
+    },
+};
 use machine::{Clock, EventLog, LoadProfile, LoggedEvent, Relay, Snapshot};
 
 use crate::plan::Fact;
@@ -10,7 +18,7 @@ use crate::plan::Fact;
 pub(crate) struct Reading {
     snapshot: Snapshot,
     clock_time: Option<Option<u64>>,
-    clock_status: Option<u8>,
+    clock_status: Option<clock::ClockStatus>,
     output: Option<bool>,
     state: Option<u8>,
     mode: Option<u8>,
@@ -28,9 +36,11 @@ impl Reading {
         let Some(data) = data else { return };
         match fact {
             Fact::Identity => s.identity = text(data),
-            Fact::ImageTransfer => s.image_transfer = small(data),
-            Fact::ClockTime => self.clock_time = data.as_bytes().map(seconds),
-            Fact::ClockStatus => self.clock_status = small(data),
+            Fact::ImageTransfer => {
+                s.image_transfer = IMAGE_TRANSFER_STATUS.read(data).ok().map(|s| s.code());
+            }
+            Fact::ClockTime => self.clock_time = clock::TIME.read(data).ok().map(seconds),
+            Fact::ClockStatus => self.clock_status = clock::STATUS.read(data).ok(),
             Fact::FirmwareMetrology => s.firmware.metrology = text(data),
             Fact::FirmwareModule => s.firmware.module = text(data),
             Fact::PowerFailures => s.power_failures = data.as_u64(),
@@ -39,10 +49,10 @@ impl Reading {
             Fact::EventCapacity => self.event_capacity = entries_in_use(data),
             Fact::Events => s.events = events(data),
             Fact::LoadProfileEntries => self.entries = entries_in_use(data),
-            Fact::LoadProfileNewest => self.newest = data.as_elements().map(newest),
-            Fact::RelayOutput => self.output = data.as_bool(),
-            Fact::RelayState => self.state = small(data),
-            Fact::RelayMode => self.mode = small(data),
+            Fact::LoadProfileNewest => self.newest = rows(data).map(|rows| newest(&rows)),
+            Fact::RelayOutput => self.output = OUTPUT_STATE.read(data).ok(),
+            Fact::RelayState => self.state = CONTROL_STATE.read(data).ok().map(|s| s.code()),
+            Fact::RelayMode => self.mode = CONTROL_MODE.read(data).ok().map(|m| m.code()),
         }
     }
 
@@ -58,10 +68,10 @@ impl Reading {
                 state,
                 mode,
             }),
-            // Clock status bit 0: the time is invalid (IEC 62056-6-2, class 8).
             clock: clock.map(|(seconds, status)| Clock {
                 seconds,
-                invalid: status & 1 != 0,
+                // also if it says nothing of itself (FF)
+                invalid: status.is_invalid() || !status.is_specified(),
             }),
             event_log: self.event_entries.map(|entries| EventLog {
                 entries,
@@ -75,11 +85,11 @@ impl Reading {
 
 /// Attribute 7 of a profile generic, or 8: how many entries there are, or can be.
 pub(crate) fn entries_in_use(data: &Data) -> Option<u32> {
-    data.as_u64().and_then(|count| u32::try_from(count).ok())
+    profile::ENTRIES_IN_USE.read(data).ok()
 }
 
-fn small(data: &Data) -> Option<u8> {
-    data.as_u64().and_then(|value| u8::try_from(value).ok())
+fn rows(data: &Data) -> Option<Vec<Row>> {
+    profile::BUFFER.read(data).ok()
 }
 
 /// Names and versions are octet-strings; most hold ASCII.
@@ -95,73 +105,26 @@ fn text(data: &Data) -> Option<String> {
 }
 
 fn events(data: &Data) -> Option<Vec<LoggedEvent>> {
-    let rows = data.as_elements()?;
-    rows.iter()
-        .map(|row| {
-            let [time, code, ..] = row.as_elements()? else {
-                return None;
-            };
-            Some(LoggedEvent {
-                seconds: time.as_bytes().and_then(seconds).unwrap_or(0),
-                code: code.as_u64().and_then(|code| u16::try_from(code).ok())?,
-            })
+    let event = |row: &Row| {
+        Some(LoggedEvent {
+            seconds: row.time(0).and_then(seconds).unwrap_or(0),
+            code: row.number(1).and_then(|code| u16::try_from(code).ok())?,
         })
-        .collect()
+    };
+    rows(data)?.iter().map(event).collect()
 }
 
 /// The highest time in the first column.
-fn newest(rows: &[Data]) -> Option<u64> {
-    let time = |row: &Data| row.as_elements()?.first()?.as_bytes().and_then(seconds);
-    rows.iter().filter_map(time).max()
+fn newest(rows: &[Row]) -> Option<u64> {
+    rows.iter()
+        .filter_map(|row| row.time(0).and_then(seconds))
+        .max()
 }
 
-/// Seconds since the Unix epoch of a COSEM date-time of 12 octets; `None` if it leaves anything open.
-fn seconds(octets: &[u8]) -> Option<u64> {
-    let [
-        y1,
-        y2,
-        month,
-        day,
-        _weekday,
-        hour,
-        minute,
-        second,
-        _hundredths,
-        d1,
-        d2,
-        _status,
-    ] = octets
-    else {
-        return None;
-    };
-    let year = i64::from(u16::from_be_bytes([*y1, *y2]));
-    let good = (1970..=9999).contains(&year)
-        && (1..=12).contains(month)
-        && (1..=31).contains(day)
-        && *hour < 24
-        && *minute < 60
-        && *second < 60;
-    if !good {
-        return None;
-    }
-    // Days from the civil calendar, with March as the first month so that the leap day is the last.
-    let (year, month) = if *month > 2 {
-        (year, i64::from(*month) - 3)
-    } else {
-        (year - 1, i64::from(*month) + 9)
-    };
-    let days =
-        365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + i64::from(*day)
-            - 1
-            - 719_468;
-    let local =
-        days * 86_400 + i64::from(*hour) * 3_600 + i64::from(*minute) * 60 + i64::from(*second);
-    // Deviation: minutes from local time to UTC; 0x8000 is "not specified", taken as none.
-    let deviation = match i16::from_be_bytes([*d1, *d2]) {
-        i16::MIN => 0,
-        minutes => i64::from(minutes),
-    };
-    u64::try_from(local + deviation * 60).ok()
+/// Seconds since the Unix epoch; `None` if the time leaves anything open.
+fn seconds(time: DateTime) -> Option<u64> {
+    let ms = u64::try_from(time.unix_ms()?).ok()?;
+    Some(ms / 1000)
 }
 
 #[cfg(test)]
@@ -176,20 +139,14 @@ mod tests {
 
     #[test]
     fn times_become_seconds() {
-        assert_eq!(
-            seconds(&[0x07, 0xB2, 1, 1, 4, 0, 0, 0, 0, 0, 0, 0]),
-            Some(0)
-        );
-        assert_eq!(
-            seconds(&[0x07, 0xD0, 2, 29, 2, 23, 59, 59, 0, 0, 0, 0]),
-            Some(951_868_799)
-        );
-        assert_eq!(seconds(&date_time(0)), Some(1_795_380_245));
-        assert_eq!(seconds(&date_time(-60)), Some(1_795_380_245 - 3_600));
-        assert_eq!(seconds(&date_time(i16::MIN)), seconds(&date_time(0)));
-        assert_eq!(seconds(&[0xFF; 12]), None);
-        assert_eq!(seconds(&[0; 11]), None);
-        assert_eq!(seconds(&[0; 12]), None);
+        let epoch = DateTime([0x07, 0xB2, 1, 1, 4, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(seconds(epoch), Some(0));
+        let time = |deviation| DateTime(date_time(deviation).try_into().expect("12 octets"));
+        assert_eq!(seconds(time(0)), Some(1_795_380_245));
+        assert_eq!(seconds(time(-60)), Some(1_795_380_245 - 3_600));
+        assert_eq!(seconds(time(i16::MIN)), seconds(time(0)));
+        assert_eq!(seconds(DateTime::ANY), None);
+        assert_eq!(seconds(DateTime([0; 12])), None);
     }
 
     #[test]
