@@ -1,6 +1,6 @@
 //! COSEM data on the command line: typed text in, readable text and JSON out.
 
-use dlms::Data;
+use dlms::{Data, cosem::DateTime};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -125,6 +125,7 @@ fn readable(data: &Data) -> String {
         Value::String(text) => text,
         Value::Array(_) => match data {
             Data::Array(items) => lines(items),
+            Data::CompactArray(array) => lines(array.elements()),
             Data::Structure(items) => {
                 let parts: Vec<_> = items.iter().map(readable).collect();
                 format!("{{ {} }}", parts.join(", "))
@@ -154,20 +155,11 @@ fn words(octets: &[u8]) -> Option<&str> {
         .flatten()
 }
 
-/// A COSEM date-time (Blue Book, 4.1.6.1): twelve octets with a year and a month that can be.
+/// A COSEM date-time: twelve octets that name a moment of our time.
 fn clock(octets: &[u8]) -> Option<String> {
-    let &[year_high, year_low, month, day, _, hour, minute, second, ..] = octets else {
-        return None;
-    };
-    let year = u16::from_be_bytes([year_high, year_low]);
-    let plausible = octets.len() == 12
-        && (1970..=2200).contains(&year)
-        && (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && hour < 24
-        && minute < 60
-        && second < 60;
-    plausible.then(|| format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"))
+    let time = DateTime(octets.try_into().ok()?);
+    let plausible = (1970..=2200).contains(&time.date().year()?) && time.unix_ms().is_some();
+    plausible.then(|| time.to_string())
 }
 
 /// A meter's own refusal in words: Data-Access-Result and Action-Result (IEC 62056-5-3, clause 7.4).
@@ -250,6 +242,7 @@ mod tests {
         assert_eq!(text(&[0x09, 0x02, b'O', b'K']), "OK (4f4b)");
         assert_eq!(text(&[0x02, 0x02, 0x11, 0x01, 0x03, 0x00]), "{ 1, false }");
         assert_eq!(text(&[0x01, 0x00]), "(empty array)");
+        assert_eq!(text(&[0x13, 0x11, 0x02, 0x01, 0x02]), "1\n2");
         assert!(text(&[0x12, 0x00]).starts_with("undecodable"));
         let time = hex::decode("090c07ea0b16ff150501ff000000").unwrap();
         assert!(
