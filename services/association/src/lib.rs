@@ -42,6 +42,7 @@ mod inbox;
 mod lease;
 mod link;
 mod opening;
+mod plan;
 mod proposal;
 mod session;
 mod trace;
@@ -97,6 +98,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let api = AssociationApi {
         store: store.clone(),
         associations: associations.clone(),
+        max_pdu: config.max_pdu,
         answer_timeout_ms: config.answer_timeout_ms,
     };
     let served = kit::Server::new("association", &config.server)?

@@ -18,6 +18,7 @@ use crate::{
     directory::{Address, Meter, Security, Transport},
     error::Error,
     link::{Gateway, Link},
+    plan::Plan,
     proposal::{Manner, client_config, conformance},
     session::{Opened, Session},
     trace::Trace,
@@ -77,6 +78,7 @@ impl Opening {
     async fn open(self) -> Result<(Session, Opened), Error> {
         let manner = Manner::of(&self.meter, self.public_client);
         let conformance = conformance(&self.commands, &self.meter, &manner);
+        let plan = Plan::new(&self.meter, &manner, conformance, self.tools.max_pdu)?;
         let link = self.connect().await?;
         let terms = Terms {
             permit: self.permit.clone(),
@@ -90,7 +92,7 @@ impl Opening {
             .map_err(Error::Custody)?;
         let config = match client_config(&self.meter, &manner, conformance, &granted) {
             Ok(config) => ClientConfig {
-                max_pdu: self.tools.max_pdu,
+                max_pdu: plan.max_pdu,
                 answer_timeout_ms: u64::try_from(self.tools.answer_timeout.as_millis())
                     .unwrap_or(u64::MAX),
                 ..config

@@ -160,11 +160,17 @@ pub(crate) fn conformance(commands: &[Command], meter: &Meter, manner: &Manner) 
 }
 
 /// How APDUs travel to the meter.
-pub(crate) fn link(meter: &Meter) -> Result<LinkConfig, Error> {
+pub(crate) fn link(meter: &Meter) -> LinkConfig {
     match meter.transport {
-        Transport::Tcp => Ok(LinkConfig::Tcp),
-        Transport::Udp => Ok(LinkConfig::Udp),
-        Transport::Hdlc(_) => Err(Error::Unsupported("HDLC is not carried yet".to_owned())),
+        Transport::Tcp => LinkConfig::Tcp,
+        Transport::Udp => LinkConfig::Udp,
+        Transport::Hdlc(hdlc) => LinkConfig::Hdlc(dlms::hdlc::Config {
+            address_octets: hdlc.address_octets,
+            physical: hdlc.physical_address,
+            max_info: hdlc.max_information,
+            window: hdlc.window,
+            ..dlms::hdlc::Config::default()
+        }),
     }
 }
 
@@ -184,7 +190,7 @@ pub(crate) fn client_config(
         ));
     }
     Ok(ClientConfig {
-        link: link(meter)?,
+        link: link(meter),
         client_sap: manner.client_sap,
         server_sap: meter.server_sap,
         mechanism: manner.mechanism()?,

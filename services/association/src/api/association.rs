@@ -16,16 +16,21 @@ use crate::{
     command,
     error::Error,
     lease::Holder,
+    plan::Plan,
+    proposal::{Manner, conformance},
     store::Store,
 };
 
 const ANSWER_TIMEOUT_MS_MAX: u32 = 120_000;
+/// Commands of one plan: as many as a permit may hold.
+const PLAN_MAX: usize = 64;
 const PERMIT_MAX: usize = 64 * 1024;
 
 /// The service.
 pub(crate) struct AssociationApi {
     pub(crate) store: Store,
     pub(crate) associations: Associations,
+    pub(crate) max_pdu: u16,
     pub(crate) answer_timeout_ms: u32,
 }
 
@@ -106,9 +111,20 @@ impl AssociationService for AssociationApi {
 
     async fn plan_association(
         &self,
-        _request: Request<PlanAssociationRequest>,
+        request: Request<PlanAssociationRequest>,
     ) -> Result<Response<PlanAssociationResponse>, Status> {
-        Err(Status::unimplemented("no plans yet"))
+        let PlanAssociationRequest { meter_id, commands } = request.into_inner();
+        check::meter_id(&meter_id).map_err(|why| Error::field("meter_id", why))?;
+        let accesses = match commands.as_slice() {
+            [] => Vec::new(),
+            commands => command::parse_all(commands, PLAN_MAX)?,
+        };
+        let meter = self.store.by_id(&meter_id).await?;
+        let meter = meter.ok_or(Error::MeterUnknown(meter_id))?;
+        let manner = Manner::of(&meter, false);
+        let services = conformance(&commands, &meter, &manner);
+        let plan = Plan::new(&meter, &manner, services, self.max_pdu)?;
+        Ok(Response::new(plan.render(accesses)))
     }
 
     async fn invoke(

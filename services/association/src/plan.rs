@@ -1,0 +1,209 @@
+//! How an association would fit the meter's link, before anything is sent: what is proposed for the meter's answers, and
+//! how commands would cross.
+
+use std::net::SocketAddr;
+
+use dlms::{
+    Access, Command, Conformance,
+    fit::{self, Crossing, Envelope, Network, Path},
+};
+use latchkey_proto::association::v1::{CommandFit, Fit, PlanAssociationResponse};
+
+use crate::{
+    command::single,
+    directory::{Address, Meter},
+    error::Error,
+    proposal::{Manner, link},
+};
+
+/// A meter's link, and how APDUs are protected on it.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    fit: fit::Plan,
+    /// The longest APDU this side receives.
+    pub(crate) max_pdu: u16,
+}
+
+impl Plan {
+    /// For the services that will be proposed. Of what the link carries in one frame, no more than `limit` is proposed.
+    pub(crate) fn new(
+        meter: &Meter,
+        manner: &Manner,
+        conformance: Conformance,
+        limit: u16,
+    ) -> Result<Self, Error> {
+        let network = match meter.address {
+            Address::Ip(SocketAddr::V6(_)) => Network::V6,
+            // A serial line has HDLC, for which it does not matter.
+            Address::Ip(SocketAddr::V4(_)) | Address::Serial(_) => Network::V4,
+        };
+        let fit = fit::Plan {
+            path: Path {
+                link: link(meter),
+                network,
+                mtu: meter.link_mtu,
+            },
+            envelope: Envelope {
+                protection: manner.protection()?,
+                control: manner.control(),
+                signed: manner.security.signed,
+            },
+            conformance,
+        };
+        let max_pdu = fit.max_pdu().map_or(limit, |frame| frame.min(limit));
+        Ok(Self { fit, max_pdu })
+    }
+
+    /// Now that the meter has granted these services.
+    pub(crate) fn granted(&mut self, conformance: Conformance) {
+        self.fit.conformance = conformance;
+    }
+
+    /// Refuses a request that would not cross: longer than one frame of the link, or than the meter receives, without
+    /// blocks granted for it. IP would cut it up, and a mesh loses what has one fragment missing.
+    pub(crate) fn check(&self, command: &Command, server_max_pdu: u16) -> Result<(), Error> {
+        let crossing = self.fit.request(command, server_max_pdu);
+        if crossing.fit == fit::Fit::TooLong {
+            return Err(Error::DoesNotFit(format!(
+                "it would take {} octets on the link",
+                crossing.octets.unwrap_or_default()
+            )));
+        }
+        Ok(())
+    }
+
+    /// How each command would cross, and its answer.
+    pub(crate) fn render(&self, commands: Vec<Access>) -> PlanAssociationResponse {
+        let fits = commands.into_iter().map(|access| {
+            let command = single(access);
+            // How much the meter receives is known when it has answered the AARQ.
+            let request = self.fit.request(&command, 0);
+            let response = self.fit.response(&command, self.max_pdu);
+            CommandFit {
+                request: fit_of(request).into(),
+                request_octets: octets(request),
+                response: fit_of(response).into(),
+                response_octets: octets(response),
+            }
+        });
+        PlanAssociationResponse {
+            client_max_receive_pdu_size: self.max_pdu.into(),
+            fits: fits.collect(),
+        }
+    }
+}
+
+const fn fit_of(crossing: Crossing) -> Fit {
+    match crossing.fit {
+        fit::Fit::OneFrame => Fit::OneFrame,
+        fit::Fit::Blocks => Fit::Blocks,
+        fit::Fit::TooLong => Fit::TooLong,
+    }
+}
+
+fn octets(crossing: Crossing) -> u32 {
+    crossing
+        .octets
+        .map_or(0, |octets| u32::try_from(octets).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use kit::clock;
+    use latchkey_proto::{
+        association::v1 as pb,
+        audit::v1::{self as audit, CommandService},
+    };
+
+    use super::*;
+    use crate::{command::parse_all, directory::tests::sample, proposal::conformance};
+
+    fn command(service: CommandService, name: &str, class_id: u32, index: i32) -> audit::Command {
+        audit::Command {
+            service: service.into(),
+            class_id,
+            logical_name: name.to_owned(),
+            index,
+            ..audit::Command::default()
+        }
+    }
+
+    fn plan(change: fn(&mut pb::Meter), commands: &[audit::Command]) -> (Plan, Vec<Access>) {
+        let mut message = sample("m-1", "[fd20::1]:4059");
+        change(&mut message);
+        let meter = Meter::parse(&message, clock::from_micros(0)).unwrap();
+        let manner = Manner::of(&meter, false);
+        let services = conformance(commands, &meter, &manner);
+        let plan = Plan::new(&meter, &manner, services, 1_024).unwrap();
+        (plan, parse_all(commands, 64).unwrap())
+    }
+
+    /// A script of a reset, the clock, and a load profile.
+    fn commands() -> Vec<audit::Command> {
+        let script = audit::Command {
+            parameter: vec![0x12, 0, 3],
+            ..command(CommandService::Action, "0.0.10.1.0.255", 9, 1)
+        };
+        vec![
+            script,
+            command(CommandService::Get, "0.0.1.0.0.255", 8, 2),
+            command(CommandService::Get, "1.0.99.1.0.255", 7, 2),
+        ]
+    }
+
+    #[test]
+    fn a_plan_says_what_crosses_in_one_frame() {
+        let (plan, accesses) = plan(
+            |meter| {
+                meter.transport = pb::Transport::Udp.into();
+                meter.link_mtu = 1_280;
+            },
+            &commands(),
+        );
+        let said = plan.render(accesses);
+        // 1280 - 40 (IPv6) - 8 (UDP) - 8 (wrapper) would fit; more than the configured limit is not proposed.
+        assert_eq!(said.client_max_receive_pdu_size, 1_024);
+        let [script, clock, profile] = said.fits[..] else {
+            panic!("three commands")
+        };
+        assert_eq!(
+            (script.request(), script.request_octets),
+            (Fit::OneFrame, 91)
+        );
+        assert_eq!(
+            (clock.request(), clock.response()),
+            (Fit::OneFrame, Fit::OneFrame)
+        );
+        assert!(clock.response_octets > 56);
+        assert_eq!(
+            (profile.response(), profile.response_octets),
+            (Fit::Blocks, 0),
+            "nobody knows how long a profile is"
+        );
+    }
+
+    #[test]
+    fn a_narrow_link_is_proposed_what_it_carries() {
+        let (plan, accesses) = plan(|meter| meter.link_mtu = 256, &commands());
+        // 256 - 40 (IPv6) - 20 (TCP) - 8 (wrapper)
+        assert_eq!(plan.max_pdu, 188);
+        let said = plan.render(accesses);
+        assert!(said.fits.iter().all(|fit| fit.request() == Fit::OneFrame));
+    }
+
+    #[test]
+    fn what_cannot_cross_is_not_sent() {
+        let long = audit::Command {
+            parameter: [&[0x09, 0x81, 200][..], &[7; 200]].concat(),
+            ..command(CommandService::Set, "0.0.96.50.0.255", 1, 2)
+        };
+        let (mut plan, accesses) = plan(|meter| meter.link_mtu = 256, &[long]);
+        let command = single(accesses.into_iter().next().unwrap());
+        assert!(plan.check(&command, 0).is_ok(), "in blocks");
+        plan.granted(Conformance::SET);
+        let Err(Error::DoesNotFit(why)) = plan.check(&command, 0) else {
+            panic!("it fits without blocks")
+        };
+        assert!(why.contains("octets on the link"), "{why}");
+    }
+}
