@@ -77,7 +77,7 @@ impl SoftCipher {
         ephemeral: &Ephemeral,
         answer: &KeyAgreement,
     ) -> Result<(), CipherFailure> {
-        let peer = self.met.ok_or(CipherFailure::Refused)?;
+        let peer = self.partner().ok_or(CipherFailure::Refused)?;
         if answer.key != ephemeral.key {
             return Err(CipherFailure::AuthFailed);
         }
@@ -92,7 +92,7 @@ impl SoftCipher {
     /// # Errors
     /// A proposal is not signed by the peer, or a key of our own is missing.
     pub fn accept(&mut self, items: &[KeyAgreement]) -> Result<Vec<KeyAgreement>, CipherFailure> {
-        let client: SystemTitle = self.met.ok_or(CipherFailure::Refused)?;
+        let client: SystemTitle = self.partner().ok_or(CipherFailure::Refused)?;
         let (mut answers, mut new) = (Vec::new(), Vec::new());
         for item in items {
             let private = PrivateKey::generate(self.suite, &mut self.random);

@@ -45,7 +45,7 @@ impl Setup {
     }
 }
 
-/// One end of associations with one peer: its keys, their counters, and the dedicated key of the association that runs.
+/// One end of associations with one peer: its keys, their counters, and the association that runs.
 #[derive(Clone)]
 pub struct SoftCipher {
     pub(crate) suite: Suite,
@@ -55,15 +55,28 @@ pub struct SoftCipher {
     pub(crate) random: Random,
     /// Keys that were transferred or agreed, not in force yet.
     pub(crate) staged: Vec<(KeyId, Secret)>,
+    pub(crate) session: Session,
     peer: Option<SystemTitle>,
+    window: u32,
+    unicast: Option<Space>,
+    broadcast: Option<Space>,
+}
+
+/// What belongs to one association: its dedicated key, and whom it is with. A [`SoftCipher`] has one of its own; who
+/// serves several at once keeps one for each: see [`SoftCipher::run_in`].
+#[derive(Clone, Default)]
+pub struct Session {
     /// Whom the last job named: keys are agreed with him.
     pub(crate) met: Option<SystemTitle>,
     /// The transaction of the last general APDU received: an answer repeats it.
     pub(crate) transaction: Option<Vec<u8>>,
-    window: u32,
-    unicast: Option<Space>,
-    broadcast: Option<Space>,
-    dedicated: Option<Space>,
+    pub(crate) dedicated: Option<Box<Space>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({:?}, ..)", self.met)
+    }
 }
 
 impl std::fmt::Debug for SoftCipher {
@@ -89,13 +102,11 @@ impl SoftCipher {
             keys,
             random: Random::System,
             staged: Vec::new(),
+            session: Session::default(),
             peer: setup.peer,
-            met: setup.peer,
-            transaction: None,
             window: setup.window,
             unicast: None,
             broadcast: None,
-            dedicated: None,
         };
         cipher.unicast = cipher.space(cipher.keys.encryption.as_ref());
         cipher.broadcast = cipher.space(cipher.keys.broadcast.as_ref());
@@ -131,6 +142,21 @@ impl SoftCipher {
                 |highest| dlms::security::ReplayWindow::after(window, highest),
             );
         }
+    }
+
+    /// Does one job of an association among several: the keys and their counters are those of all of them.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_in(
+        &mut self,
+        session: &mut Session,
+        op: CipherOp,
+    ) -> Result<CipherOutput, CipherFailure> {
+        std::mem::swap(&mut self.session, session);
+        let output = self.run(op);
+        std::mem::swap(&mut self.session, session);
+        output
     }
 
     /// Does one job.
@@ -195,8 +221,12 @@ impl SoftCipher {
         if peer == self.own || self.peer.is_some_and(|only| only != peer) {
             return Err(CipherFailure::AuthFailed);
         }
-        self.met = Some(peer);
+        self.session.met = Some(peer);
         Ok(())
+    }
+
+    pub(crate) fn partner(&self) -> Option<SystemTitle> {
+        self.session.met.or(self.peer)
     }
 
     fn check(&self, control: SecurityControl) -> Result<(), CipherFailure> {
@@ -266,13 +296,13 @@ impl SoftCipher {
         out.extend_from_slice(&key);
         out.extend_from_slice(rest);
         let gcm = Gcm::new(&key).ok_or(CipherFailure::Unavailable)?;
-        self.dedicated = Some(Space::new(gcm, self.window));
+        self.session.dedicated = Some(Box::new(Space::new(gcm, self.window)));
         Ok(out)
     }
 
     /// The peer's dedicated key, from the InitiateRequest that was just deciphered; without one there is none any more.
     fn learn(&mut self, apdu: &[u8], control: SecurityControl) -> Result<(), CipherFailure> {
-        self.dedicated = match apdu {
+        self.session.dedicated = match apdu {
             [INITIATE_REQUEST, 0, ..] => None,
             [INITIATE_REQUEST, _, length, rest @ ..] => {
                 let key = rest
@@ -281,7 +311,7 @@ impl SoftCipher {
                     .filter(|_| control.is_encrypted())
                     .and_then(|(key, _)| Gcm::new(key));
                 let key = key.ok_or(CipherFailure::Refused)?;
-                Some(Space::new(key, self.window))
+                Some(Box::new(Space::new(key, self.window)))
             }
             _ => return Ok(()),
         };
@@ -338,7 +368,7 @@ impl SoftCipher {
         let asked = form.is_ciphered().then_some(control);
         let named = envelope
             .originator
-            .is_none_or(|title| self.met == Some(title));
+            .is_none_or(|title| self.session.met == Some(title));
         let ours = envelope.recipient.is_none_or(|title| title == self.own);
         if envelope.protection != form
             || envelope.signed != signed
@@ -380,7 +410,7 @@ impl SoftCipher {
             body,
             ..
         } = Ciphered::decode(apdu).map_err(|_| wrong)?;
-        let title = self.met.ok_or(wrong)?;
+        let title = self.session.met.ok_or(wrong)?;
         let aad = self.aad(control, clear(control, &body))?;
         let space = self.of(control, form.is_dedicated())?;
         let seal = Seal {
@@ -416,9 +446,10 @@ impl SoftCipher {
         let signing = GeneralSigning::decode(apdu).map_err(|_| CipherFailure::AuthFailed)?;
         let key = self.keys.peer_signing.as_ref();
         let key = key.ok_or(CipherFailure::Unavailable)?;
-        let named = signing.header.originator.is_some() && signing.header.originator == self.met;
+        let named =
+            signing.header.originator.is_some() && signing.header.originator == self.session.met;
         if named && key.verify(&signing.signing_input(), &signing.signature) {
-            self.transaction = Some(signing.header.transaction_id);
+            self.session.transaction = Some(signing.header.transaction_id);
             Ok(signing.content)
         } else {
             Err(CipherFailure::AuthFailed)
@@ -443,9 +474,13 @@ impl SoftCipher {
         plain_tag: u8,
         transaction: u32,
     ) -> Result<GeneralHeader, CipherFailure> {
-        let recipient = self.met.ok_or(CipherFailure::Refused)?;
+        let recipient = self
+            .session
+            .met
+            .or(self.peer)
+            .ok_or(CipherFailure::Refused)?;
         let mut header = GeneralHeader::between(self.own, recipient, transaction.into());
-        if let (0xC4..=0xC7 | 0xDA, Some(asked)) = (plain_tag, &self.transaction) {
+        if let (0xC4..=0xC7 | 0xDA, Some(asked)) = (plain_tag, &self.session.transaction) {
             header.transaction_id.clone_from(asked);
         }
         Ok(header)
@@ -461,12 +496,12 @@ impl SoftCipher {
         dedicated: bool,
     ) -> Result<&mut Space, CipherFailure> {
         let space = match (dedicated, control.is_broadcast()) {
-            (true, false) => &mut self.dedicated,
-            (false, false) => &mut self.unicast,
-            (false, true) => &mut self.broadcast,
+            (true, false) => self.session.dedicated.as_deref_mut(),
+            (false, false) => self.unicast.as_mut(),
+            (false, true) => self.broadcast.as_mut(),
             (true, true) => return Err(CipherFailure::Refused),
         };
-        space.as_mut().ok_or(CipherFailure::Unavailable)
+        space.ok_or(CipherFailure::Unavailable)
     }
 
     /// A key that takes the place of the one before.

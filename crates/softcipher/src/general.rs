@@ -75,7 +75,7 @@ impl SoftCipher {
         };
         let plain = self.gcm(&key)?.open(&seal, &general.body).ok_or(wrong)?;
         self.unicast()?.received.record(counter);
-        self.transaction = Some(general.header.transaction_id);
+        self.session.transaction = Some(general.header.transaction_id);
         Ok((plain, counter))
     }
 

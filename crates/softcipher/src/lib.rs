@@ -57,7 +57,7 @@ mod secret;
 mod space;
 
 pub use agreement::Ephemeral;
-pub use cipher::{Setup, SoftCipher};
+pub use cipher::{Session, Setup, SoftCipher};
 pub use curve::{PrivateKey, PublicKey};
 pub use gcm::{unwrap, wrap};
 pub use general::derive;

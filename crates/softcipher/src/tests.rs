@@ -406,6 +406,51 @@ fn dedicated_keys_are_fresh_and_never_in_clear() {
 }
 
 #[test]
+fn associations_at_once_have_a_dedicated_key_each_and_counters_in_common() {
+    let (mut ends, other) = (strangers(Suite::Suite0), strangers(Suite::Suite0));
+    let ded = Manner {
+        protection: Protection::Ded,
+        ..AUTH_ENC
+    };
+    let plain = InitiateRequest::new(Conformance::RESET, 500).encode();
+    let mut clients = [ends.client, other.client.seeded(8)];
+    clients[1].resume(Counters {
+        sent: 50,
+        received: None,
+    });
+    let mut sessions = [Session::default(), Session::default()];
+    let mut ask = |session: &mut Session, apdu: Vec<u8>| {
+        let op = CipherOp::Unprotect {
+            apdu,
+            peer_title: CLIENT,
+            protection: Protection::Ded,
+            control: SecurityControl::AUTH_ENC,
+            signed: false,
+        };
+        ends.meter.run_in(session, op)
+    };
+    for (client, session) in clients.iter_mut().zip(&mut sessions) {
+        let opening = protect(client, &plain, ded).unwrap();
+        assert!(ask(session, opening.clone()).is_ok());
+        assert!(matches!(
+            ask(session, opening),
+            Err(CipherFailure::Replay { .. })
+        ));
+    }
+    let apdus = clients
+        .each_mut()
+        .map(|client| protect(client, &GET, ded).unwrap());
+    assert_eq!(
+        ask(&mut sessions[1], apdus[0].clone()),
+        Err(CipherFailure::AuthFailed)
+    );
+    for (session, apdu) in sessions.iter_mut().zip(apdus) {
+        assert_eq!(ask(session, apdu), Ok(CipherOutput::Apdu(GET.to_vec(), 1)));
+    }
+    assert_eq!(ends.meter.counters().received, Some(51));
+}
+
+#[test]
 fn ephemeral_keys_need_their_owners_signature() {
     let choice = KeyChoice::OnePass;
     let Ends {
