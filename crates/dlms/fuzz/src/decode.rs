@@ -56,13 +56,19 @@ fn select(selector: u8, octets: &[u8]) {
         10 => drop(stable(octets, Rlre::decode, Rlre::encode)),
         11 => same(octets, InitiateRequest::decode, InitiateRequest::encode),
         12 => same(octets, InitiateResponse::decode, InitiateResponse::encode),
-        13 => same(octets, ConfirmedServiceError::decode, ConfirmedServiceError::encode),
+        13 => same(
+            octets,
+            ConfirmedServiceError::decode,
+            ConfirmedServiceError::encode,
+        ),
         14 => same(octets, Ciphered::decode, Ciphered::encode),
         15 => same(octets, GeneralCiphering::decode, GeneralCiphering::encode),
         16 => same(octets, GeneralSigning::decode, GeneralSigning::encode),
         17 => drop(Envelope::of(octets)),
         18 => same(octets, GmacToken::decode, GmacToken::encode),
-        19 => same(octets, Frame::decode, |frame| frame.encode().unwrap_or_default()),
+        19 => same(octets, Frame::decode, |frame| {
+            frame.encode().unwrap_or_default()
+        }),
         20 => reassembled(octets),
         21 => typed(octets),
         22 => transferred(octets),
@@ -158,17 +164,29 @@ fn typed(octets: &[u8]) {
         0 => read!(cosem::clock::TIME, cosem::register::SCALER_UNIT),
         1 => read!(cosem::profile::BUFFER, cosem::profile::CAPTURE_OBJECTS),
         2 => read!(cosem::association::OBJECT_LIST),
-        3 => read!(cosem::script_table::SCRIPTS, cosem::schedule::EXECUTION_TIME),
+        3 => read!(
+            cosem::script_table::SCRIPTS,
+            cosem::schedule::EXECUTION_TIME
+        ),
         4 => read!(cosem::limiter::EMERGENCY_PROFILE, cosem::limiter::ACTIONS),
-        5 => read!(cosem::security_setup::CERTIFICATES, cosem::disconnect_control::CONTROL_STATE),
+        5 => read!(
+            cosem::security_setup::CERTIFICATES,
+            cosem::disconnect_control::CONTROL_STATE
+        ),
         6 => {
             drop(KeyTransfer::from_data(&data));
             for suite in [Suite::Suite0, Suite::Suite1, Suite::Suite2] {
                 drop(KeyAgreement::from_data(suite, &data));
-                drop(SignedKey::decode(suite, data.as_bytes().unwrap_or_default()));
+                drop(SignedKey::decode(
+                    suite,
+                    data.as_bytes().unwrap_or_default(),
+                ));
             }
         }
-        _ => read!(cosem::image_transfer::IMAGE_TO_ACTIVATE_INFO, cosem::push_setup::PUSH_OBJECT_LIST),
+        _ => read!(
+            cosem::image_transfer::IMAGE_TO_ACTIVATE_INFO,
+            cosem::push_setup::PUSH_OBJECT_LIST
+        ),
     }
 }
 
