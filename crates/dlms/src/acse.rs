@@ -13,11 +13,14 @@ pub use release::{Rlre, Rlrq};
 
 use alloc::vec::Vec;
 
-use crate::axdr::{Reader, put_length, put_prefixed};
+use crate::axdr::{Reader, length_of_length, put_length, put_prefixed};
 use crate::error::Error;
 
 /// sender- or responder-acse-requirements: BIT STRING with the bit "authentication".
 const REQUIREMENTS: [u8; 2] = [0x07, 0x80];
+
+/// Room for an APDU without a certificate.
+const USUAL: usize = 160;
 
 fn put(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     out.push(tag);
@@ -26,9 +29,10 @@ fn put(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
 
 /// An element that holds one other element.
 fn put_nested(out: &mut Vec<u8>, tag: u8, inner_tag: u8, content: &[u8]) {
-    let mut inner = Vec::new();
-    put(&mut inner, inner_tag, content);
-    put(out, tag, &inner);
+    let inner = length_of_length(content.len()).saturating_add(content.len());
+    out.push(tag);
+    put_length(out, inner.saturating_add(1));
+    put(out, inner_tag, content);
 }
 
 /// The content of the one element in `outer`.
@@ -52,10 +56,22 @@ fn octets(mut reader: Reader<'_>) -> Vec<u8> {
     reader.rest().to_vec()
 }
 
-fn seal(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(content.len().saturating_add(4));
+/// The beginning of an APDU: its tag. Its content goes behind it.
+fn begin(tag: u8) -> Vec<u8> {
+    let mut out = Vec::with_capacity(USUAL);
     out.push(tag);
-    put_length(&mut out, content.len());
-    out.extend_from_slice(content);
+    out
+}
+
+/// Puts the length between the tag and the content.
+fn seal(mut out: Vec<u8>) -> Vec<u8> {
+    let content = out.len().saturating_sub(1);
+    if let Ok(short @ 0..=0x7F) = u8::try_from(content) {
+        out.insert(1.min(out.len()), short);
+        return out;
+    }
+    let mut length = Vec::new();
+    put_length(&mut length, content);
+    out.splice(1..1, length);
     out
 }

@@ -166,11 +166,12 @@ pub(crate) fn put_prefixed(out: &mut Vec<u8>, octets: &[u8]) {
 }
 
 /// How many octets a length takes.
-pub(crate) fn length_of_length(length: usize) -> usize {
+pub(crate) const fn length_of_length(length: usize) -> usize {
     match length {
         0..=0x7F => 1,
         0x80..=0xFF => 2,
         0x100..=0xFFFF => 3,
+        0x1_0000..=0xFF_FFFF => 4,
         _ => 5,
     }
 }
@@ -193,6 +194,7 @@ mod tests {
             let mut out = Vec::new();
             put_length(&mut out, length);
             assert_eq!(out, octets);
+            assert_eq!(length_of_length(length), octets.len());
             assert_eq!(Reader::new(octets).length(), Ok(length));
         }
     }

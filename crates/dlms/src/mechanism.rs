@@ -1,7 +1,5 @@
 //! Authentication mechanisms and application contexts: the object identifiers of the DLMS UA, 2.16.756.5.8.
 
-use alloc::vec::Vec;
-
 use crate::axdr::Reader;
 use crate::error::Error;
 use crate::security::{GmacToken, Suite, SystemTitle};
@@ -113,9 +111,10 @@ impl Mechanism {
         }
     }
 
-    pub(crate) fn put(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&MECHANISM);
-        out.push(self.id());
+    /// The content octets of its object identifier.
+    pub(crate) const fn name(self) -> [u8; 7] {
+        let [a, b, c, d, e, f] = MECHANISM;
+        [a, b, c, d, e, f, self.id()]
     }
 
     /// Reads the content octets of the object identifier, to the end of the reader.
@@ -250,9 +249,10 @@ impl ApplicationContext {
         }
     }
 
-    pub(crate) fn put(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&CONTEXT);
-        out.push(self.id());
+    /// The content octets of its object identifier.
+    pub(crate) const fn name(self) -> [u8; 7] {
+        let [a, b, c, d, e, f] = CONTEXT;
+        [a, b, c, d, e, f, self.id()]
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
@@ -271,6 +271,7 @@ fn prefix(reader: &mut Reader<'_>, arcs: [u8; 6], expected: &'static str) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     #[test]
     fn tokens_and_challenges_of_each_mechanism() {

@@ -8,9 +8,11 @@ use crate::input::Input;
 use crate::memory::measure;
 
 /// The longest APDU a station receives here.
-const LONGEST: usize = 600;
-/// Octets two stations and their line may hold: four times the longest APDU each, and the frames on the way.
-const BOUND: usize = 8 * LONGEST + 64 * 1024;
+const LONGEST: usize = 1024;
+/// The largest single allocation: four times the longest APDU, which no frame exceeds either.
+const LARGEST: usize = 4 * LONGEST;
+/// What two stations and their line may hold: windows of seven frames, APDUs that wait, and the frames on the way.
+const BOUND: usize = 256 * 1024;
 /// Frames on the line in each direction; more are lost.
 const ON_THE_LINE: usize = 16;
 
@@ -114,6 +116,7 @@ fn stations(octets: &[u8]) {
             line.step(&mut input);
         }
     });
+    assert!(used.largest <= LARGEST, "{} octets at once", used.largest);
     assert!(used.peak <= BOUND, "{} octets held", used.peak);
 }
 
@@ -183,6 +186,7 @@ impl Line {
             1 => {
                 line.push_front(frame.clone());
                 line.push_front(frame);
+                line.truncate(ON_THE_LINE);
             }
             2 => {
                 frame.truncate(usize::from(input.octet()) % frame.len().max(1));

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::aarq::read_title;
-use super::{REQUIREMENTS, envelope, nested, octets, put, put_nested, seal};
+use super::{REQUIREMENTS, begin, envelope, nested, octets, put, put_nested, seal};
 use crate::axdr::Reader;
 use crate::error::Error;
 use crate::mechanism::{ApplicationContext, Mechanism};
@@ -160,40 +160,36 @@ impl Aare {
     /// The octets of the APDU.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::new();
-        let mut name = Vec::new();
-        self.context.put(&mut name);
-        put_nested(&mut body, 0xA1, 0x06, &name);
+        let mut out = begin(0x61);
+        put_nested(&mut out, 0xA1, 0x06, &self.context.name());
         let result = match self.result {
             AssociationResult::Accepted => 0,
             AssociationResult::RejectedPermanent => 1,
             AssociationResult::RejectedTransient => 2,
         };
-        put_nested(&mut body, 0xA2, 0x02, &[result]);
+        put_nested(&mut out, 0xA2, 0x02, &[result]);
         let (source, code) = match self.diagnostic {
             Diagnostic::User(code) => (0xA1, code),
             Diagnostic::Provider(code) => (0xA2, code),
         };
-        put_nested(&mut body, 0xA3, source, &[0x02, 0x01, code]);
+        put_nested(&mut out, 0xA3, source, &[0x02, 0x01, code]);
         if let Some(title) = self.responding_title {
-            put_nested(&mut body, 0xA4, 0x04, &title.bytes());
+            put_nested(&mut out, 0xA4, 0x04, &title.bytes());
         }
         if let Some(qualifier) = &self.responding_ae_qualifier {
-            put_nested(&mut body, 0xA5, 0x04, qualifier);
+            put_nested(&mut out, 0xA5, 0x04, qualifier);
         }
         if let Some(mechanism) = self.mechanism {
-            put(&mut body, 0x88, &REQUIREMENTS);
-            let mut name = Vec::new();
-            mechanism.put(&mut name);
-            put(&mut body, 0x89, &name);
+            put(&mut out, 0x88, &REQUIREMENTS);
+            put(&mut out, 0x89, &mechanism.name());
         }
         if let Some(value) = &self.authentication_value {
-            put_nested(&mut body, 0xAA, 0x80, value);
+            put_nested(&mut out, 0xAA, 0x80, value);
         }
         if let Some(information) = &self.user_information {
-            put_nested(&mut body, 0xBE, 0x04, information);
+            put_nested(&mut out, 0xBE, 0x04, information);
         }
-        seal(0x61, &body)
+        seal(out)
     }
 }
 

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::{REQUIREMENTS, envelope, nested, octets, put, put_nested, seal};
+use super::{REQUIREMENTS, begin, envelope, nested, octets, put, put_nested, seal};
 use crate::error::Error;
 use crate::mechanism::{ApplicationContext, Mechanism};
 use crate::security::SystemTitle;
@@ -77,29 +77,25 @@ impl Aarq {
     /// The octets of the APDU.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::new();
-        let mut name = Vec::new();
-        self.context.put(&mut name);
-        put_nested(&mut body, 0xA1, 0x06, &name);
+        let mut out = begin(0x60);
+        put_nested(&mut out, 0xA1, 0x06, &self.context.name());
         if let Some(title) = self.calling_title {
-            put_nested(&mut body, 0xA6, 0x04, &title.bytes());
+            put_nested(&mut out, 0xA6, 0x04, &title.bytes());
         }
         if let Some(qualifier) = &self.calling_ae_qualifier {
-            put_nested(&mut body, 0xA7, 0x04, qualifier);
+            put_nested(&mut out, 0xA7, 0x04, qualifier);
         }
         if let Some(mechanism) = self.mechanism {
-            put(&mut body, 0x8A, &REQUIREMENTS);
-            let mut name = Vec::new();
-            mechanism.put(&mut name);
-            put(&mut body, 0x8B, &name);
+            put(&mut out, 0x8A, &REQUIREMENTS);
+            put(&mut out, 0x8B, &mechanism.name());
         }
         if let Some(value) = &self.authentication_value {
-            put_nested(&mut body, 0xAC, 0x80, value);
+            put_nested(&mut out, 0xAC, 0x80, value);
         }
         if let Some(information) = &self.user_information {
-            put_nested(&mut body, 0xBE, 0x04, information);
+            put_nested(&mut out, 0xBE, 0x04, information);
         }
-        seal(0x60, &body)
+        seal(out)
     }
 }
 
@@ -108,8 +104,8 @@ pub(super) fn read_title(
     inner: &mut crate::axdr::Reader<'_>,
 ) -> Result<Option<SystemTitle>, Error> {
     let offset = inner.offset();
-    let title = octets(nested(inner, 0x04, "an octet string (04)")?);
-    match SystemTitle::from_slice(&title) {
+    let title = nested(inner, 0x04, "an octet string (04)")?.rest();
+    match SystemTitle::from_slice(title) {
         Some(title) => Ok(Some(title)),
         None if title.is_empty() => Ok(None),
         None => Err(Error::Bounds {

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{envelope, nested, octets, put, put_nested, seal};
+use super::{begin, envelope, nested, octets, put, put_nested, seal};
 use crate::error::Error;
 
 macro_rules! release {
@@ -29,14 +29,14 @@ macro_rules! release {
             /// The octets of the APDU.
             #[must_use]
             pub fn encode(&self) -> Vec<u8> {
-                let mut body = Vec::new();
+                let mut out = begin($tag);
                 if let Some(reason) = self.reason {
-                    put(&mut body, 0x80, &[reason]);
+                    put(&mut out, 0x80, &[reason]);
                 }
                 if let Some(information) = &self.user_information {
-                    put_nested(&mut body, 0xBE, 0x04, information);
+                    put_nested(&mut out, 0xBE, 0x04, information);
                 }
-                seal($tag, &body)
+                seal(out)
             }
         }
     };

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::decode::{Budget, below, leaf};
+use super::decode::{Budget, below, leaf, room};
 use super::{Data, MAX_DEPTH};
 use crate::axdr::{Reader, put_length, put_prefixed};
 use crate::error::Error;
@@ -106,15 +106,20 @@ impl TypeDescription {
     fn element(&self, budget: &mut Budget, reader: &mut Reader<'_>) -> Result<Data, Error> {
         budget.spend(reader.offset())?;
         match self {
-            Self::Array { count, of } => (0..*count)
-                .map(|_| of.element(budget, reader))
-                .collect::<Result<_, _>>()
-                .map(Data::Array),
-            Self::Structure(types) => types
-                .iter()
-                .map(|of| of.element(budget, reader))
-                .collect::<Result<_, _>>()
-                .map(Data::Structure),
+            Self::Array { count, of } => {
+                let mut elements = room(usize::from(*count), reader);
+                for _ in 0..*count {
+                    elements.push(of.element(budget, reader)?);
+                }
+                Ok(Data::Array(elements))
+            }
+            Self::Structure(types) => {
+                let mut elements = Vec::with_capacity(types.len());
+                for of in types {
+                    elements.push(of.element(budget, reader)?);
+                }
+                Ok(Data::Structure(elements))
+            }
             Self::Simple(simple) => leaf(reader, simple.tag(), reader.offset()),
         }
     }

@@ -69,14 +69,17 @@ impl Budget {
     fn elements(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<Vec<Data>, Error> {
         let depth = below(depth, reader.offset())?;
         let count = reader.length()?;
-        // The count may be a lie: no more is reserved than four times the octets that are there.
-        let likely = (reader.left() / 8).max(4);
-        let mut elements = Vec::with_capacity(count.min(likely));
+        let mut elements = room(count, reader);
         for _ in 0..count {
             elements.push(self.value(reader, depth)?);
         }
         Ok(elements)
     }
+}
+
+/// Room for so many elements. The count may be a lie: no more is reserved than four times the octets that are there.
+pub(super) fn room(count: usize, reader: &Reader<'_>) -> Vec<Data> {
+    Vec::with_capacity(count.min((reader.left() / 8).max(4)))
 }
 
 pub(super) const fn below(depth: usize, offset: usize) -> Result<usize, Error> {
