@@ -5,18 +5,12 @@
 #[path = "../../../gateway/tests/support/mod.rs"]
 pub mod support;
 
-mod keys;
+mod custody;
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
-};
+use std::net::SocketAddr;
 
-use kit::{Channel, Listener, StartError, Tasks, status::Fault};
+use dlms::Suite;
+use kit::{Channel, Listener, StartError, Tasks};
 use latchkey_proto::{
     association::v1::{
         InvokeRequest, Meter, OpenAssociationRequest, OpenAssociationResponse,
@@ -24,226 +18,16 @@ use latchkey_proto::{
         meter_service_client::MeterServiceClient,
     },
     audit::v1::{Command, CommandService, Permit, SignedPermit},
-    custody::v1::{
-        AnswerChallengeRequest, AnswerChallengeResponse, CloseContextRequest, CloseContextResponse,
-        GetPermitUseRequest, GetPermitUseResponse, Mechanism, OpenContextRequest,
-        OpenContextResponse, ProtectRequest, ProtectResponse, Protection, UnprotectRequest,
-        UnprotectResponse, VerifyAnswerRequest, VerifyAnswerResponse,
-        cipher_service_server::{CipherService, CipherServiceServer},
-    },
+    custody::v1::{Mechanism, Protection, cipher_service_server::CipherServiceServer},
 };
 use prost::Message as _;
 use simulator::{Event, LabKeys, MeterOptions, MeterServer};
+use softcipher::Keys;
 use support::{Pki, Stack};
 use tokio::sync::watch;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 
-use self::keys::SoftKeys;
-
-/// The reset script table, which the fake custody refuses when told to.
-const SCRIPTS: [u8; 6] = [0, 0, 10, 1, 0, 255];
-
-/// Custody with keys in memory. It checks no signature; permits are custody's own tests' matter.
-#[derive(Clone)]
-pub struct Custody(Arc<Inner>);
-
-struct Inner {
-    keys: SoftKeys,
-    counter: AtomicU32,
-    contexts: Mutex<HashMap<String, OpenContextRequest>>,
-    opened: AtomicU32,
-    refuse_scripts: AtomicBool,
-    gets: AtomicU32,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("the permit does not cover this APDU")]
-    NotPermitted,
-    #[error("the response is not authentic")]
-    NotAuthentic,
-    #[error("the meter's answer is wrong")]
-    AnswerWrong,
-}
-
-impl Fault for Refusal {
-    fn code(&self) -> Code {
-        match self {
-            Self::NotPermitted => Code::PermissionDenied,
-            Self::NotAuthentic => Code::DataLoss,
-            Self::AnswerWrong => Code::Unauthenticated,
-        }
-    }
-
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::NotPermitted => "APDU_NOT_PERMITTED",
-            Self::NotAuthentic => "CIPHERTEXT_INVALID",
-            Self::AnswerWrong => "HLS_ANSWER_WRONG",
-        }
-    }
-}
-
-impl Custody {
-    pub fn new(keys: &LabKeys) -> Self {
-        Self(Arc::new(Inner {
-            keys: SoftKeys::new(keys),
-            counter: AtomicU32::new(1),
-            contexts: Mutex::default(),
-            opened: AtomicU32::new(0),
-            refuse_scripts: AtomicBool::new(false),
-            gets: AtomicU32::new(0),
-        }))
-    }
-
-    /// From now on no ACTION on the script table is ciphered.
-    pub fn refuse_scripts(&self) {
-        self.0.refuse_scripts.store(true, Ordering::SeqCst);
-    }
-
-    /// How many contexts were ever opened.
-    pub fn opened(&self) -> u32 {
-        self.0.opened.load(Ordering::SeqCst)
-    }
-
-    /// How many contexts are open.
-    pub fn open_now(&self) -> usize {
-        self.0.contexts.lock().unwrap().len()
-    }
-
-    fn context(&self, id: &str) -> OpenContextRequest {
-        self.0
-            .contexts
-            .lock()
-            .unwrap()
-            .get(id)
-            .cloned()
-            .expect("a context that is open")
-    }
-
-    fn next_counter(&self) -> u32 {
-        self.0.counter.fetch_add(1, Ordering::SeqCst)
-    }
-}
-
-const CHALLENGE: &[u8] = b"fake-challenge-1";
-
-#[tonic::async_trait]
-impl CipherService for Custody {
-    async fn open_context(
-        &self,
-        request: Request<OpenContextRequest>,
-    ) -> Result<Response<OpenContextResponse>, Status> {
-        let request = request.into_inner();
-        let id = format!("{:036}", self.0.opened.fetch_add(1, Ordering::SeqCst));
-        let keys = &self.0.keys;
-        let (title, server, value) = match request.mechanism() {
-            Mechanism::HlsGmac => (
-                keys.client.to_vec(),
-                keys.server.to_vec(),
-                CHALLENGE.to_vec(),
-            ),
-            Mechanism::Low => (
-                keys.client.to_vec(),
-                keys.server.to_vec(),
-                keys.password.clone(),
-            ),
-            _ => (vec![], vec![], vec![]),
-        };
-        self.0.contexts.lock().unwrap().insert(id.clone(), request);
-        Ok(Response::new(OpenContextResponse {
-            context_id: id,
-            client_system_title: title,
-            server_system_title: server,
-            calling_authentication_value: value,
-            client_certificate: vec![],
-        }))
-    }
-
-    async fn protect(
-        &self,
-        request: Request<ProtectRequest>,
-    ) -> Result<Response<ProtectResponse>, Status> {
-        let ProtectRequest { context_id, apdu } = request.into_inner();
-        let protection = self.context(&context_id).protection();
-        let scripts = apdu.windows(SCRIPTS.len()).any(|window| window == SCRIPTS);
-        if scripts && self.0.refuse_scripts.load(Ordering::SeqCst) {
-            return Err(kit::status::status(&Refusal::NotPermitted));
-        }
-        if protection == Protection::Plain {
-            self.0.gets.fetch_add(1, Ordering::SeqCst);
-            return Ok(Response::new(ProtectResponse {
-                apdu,
-                invocation_counter: 0,
-            }));
-        }
-        let protection = match protection {
-            Protection::GeneralGlo => dlms::Protection::GeneralGlo,
-            _ => dlms::Protection::Glo,
-        };
-        let counter = self.next_counter();
-        let apdu = self.0.keys.seal(&apdu, protection, counter);
-        Ok(Response::new(ProtectResponse {
-            apdu,
-            invocation_counter: counter,
-        }))
-    }
-
-    async fn unprotect(
-        &self,
-        request: Request<UnprotectRequest>,
-    ) -> Result<Response<UnprotectResponse>, Status> {
-        let UnprotectRequest { context_id, apdu } = request.into_inner();
-        self.context(&context_id);
-        let apdu = self
-            .0
-            .keys
-            .open(&apdu)
-            .ok_or_else(|| kit::status::status(&Refusal::NotAuthentic))?;
-        Ok(Response::new(UnprotectResponse { apdu }))
-    }
-
-    async fn answer_challenge(
-        &self,
-        request: Request<AnswerChallengeRequest>,
-    ) -> Result<Response<AnswerChallengeResponse>, Status> {
-        let token = self
-            .0
-            .keys
-            .token(&request.get_ref().server_challenge, self.next_counter());
-        Ok(Response::new(AnswerChallengeResponse { token }))
-    }
-
-    async fn verify_answer(
-        &self,
-        request: Request<VerifyAnswerRequest>,
-    ) -> Result<Response<VerifyAnswerResponse>, Status> {
-        if self.0.keys.verify(&request.get_ref().token, CHALLENGE) {
-            Ok(Response::new(VerifyAnswerResponse {}))
-        } else {
-            Err(kit::status::status(&Refusal::AnswerWrong))
-        }
-    }
-
-    async fn close_context(
-        &self,
-        request: Request<CloseContextRequest>,
-    ) -> Result<Response<CloseContextResponse>, Status> {
-        self.0
-            .contexts
-            .lock()
-            .unwrap()
-            .remove(&request.get_ref().context_id);
-        Ok(Response::new(CloseContextResponse {}))
-    }
-
-    async fn get_permit_use(
-        &self,
-        _: Request<GetPermitUseRequest>,
-    ) -> Result<Response<GetPermitUseResponse>, Status> {
-        unreachable!("the association service does not ask")
-    }
-}
+pub use self::custody::{Client, Custody};
 
 /// Everything, with one meter enrolled as `m-1`.
 pub struct Bench {
@@ -266,7 +50,7 @@ impl Bench {
         options.boot_seconds = 0.2;
         change(&mut options);
         let (meter, events) = start_meter(options, &stack.tasks).await;
-        let custody = Custody::new(&keys);
+        let custody = Custody::new(client(&keys));
         let custody_address = serve_custody(&stack.pki, custody.clone(), &stack.tasks).await;
         let (service_trigger, shutdown) = kit::shutdown();
         let service = Tasks::new(shutdown);
@@ -359,7 +143,7 @@ impl Bench {
 
     /// How many plain commands custody has let through: each is on its way to the meter a moment later.
     pub fn gets_seen(&self) -> u32 {
-        self.custody.0.gets.load(Ordering::SeqCst)
+        self.custody.commands()
     }
 
     /// Waits for the first of them.
@@ -381,6 +165,22 @@ fn mentions(events: &[Event], text: &str) -> bool {
     events
         .iter()
         .any(|event| serde_json::to_string(event).unwrap().contains(text))
+}
+
+/// The client's side of a meter's keys.
+fn client(keys: &LabKeys) -> Client {
+    Client {
+        title: keys.client_system_title(),
+        meter: keys.server_system_title(),
+        suite: Suite::Suite0,
+        keys: Keys {
+            encryption: Some((*keys.ek()).into()),
+            authentication: Some((*keys.ak()).into()),
+            ..Keys::default()
+        },
+        password: keys.password().to_vec(),
+        certificate: Vec::new(),
+    }
 }
 
 /// The same keys for the same seed.
