@@ -22,6 +22,11 @@ const REQUIREMENTS: [u8; 2] = [0x07, 0x80];
 /// Room for an APDU without a certificate.
 const USUAL: usize = 160;
 
+/// Whether an APDU with this first octet is one of ACSE.
+pub(crate) const fn is_tag(tag: u8) -> bool {
+    matches!(tag, 0x60..=0x63)
+}
+
 fn put(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     out.push(tag);
     put_prefixed(out, content);

@@ -5,7 +5,7 @@ use crate::cipher::CipherFailure;
 use crate::error::Error;
 use crate::initiate::ConfirmedServiceError;
 use crate::mechanism::{ApplicationContext, Mechanism};
-use crate::security::{SecurityControl, SystemTitle};
+use crate::security::{Protection, SecurityControl, SystemTitle};
 use crate::service::Exception;
 use crate::status::ActionResult;
 
@@ -17,8 +17,8 @@ pub enum Cause {
     /// The configuration cannot be used. Nothing was sent.
     #[error("the association's configuration is wrong: {0}; mend it")]
     Config(&'static str),
-    /// The mechanism is known by name only. Nothing was sent.
-    #[error("mechanism {0:?} is not supported; configure none, low or HLS with GMAC")]
+    /// The mechanism is the manufacturer's own, known here by name only. Nothing was sent.
+    #[error("mechanism {0:?} is not supported; configure another")]
     Unsupported(Mechanism),
     /// No answer came in time.
     #[error("the meter did not answer in time ({awaiting})")]
@@ -33,6 +33,14 @@ pub enum Cause {
         awaiting: Awaiting,
         /// Whether the association was ciphered: then some meters say "wrong key or counter" like this.
         ciphered: bool,
+    },
+    /// The link below was lost, or could not be set up: HDLC's own retransmissions are used up, or the meter refused it.
+    #[error("the link failed ({awaiting}): {error}")]
+    Link {
+        /// What was awaited.
+        awaiting: Awaiting,
+        /// What the link says.
+        error: Error,
     },
     /// The meter sent octets that are none of DLMS.
     #[error("the meter sent a malformed answer: {0}")]
@@ -75,7 +83,25 @@ pub enum Cause {
         /// The first octet of the answer.
         tag: u8,
     },
-    /// An answer is protected otherwise than authenticated and encrypted with suite 0.
+    /// An answer is protected in another form than the requests.
+    #[error(
+        "the meter protected its answer in another form (tag {found:#04x}) than {expected:?}; treat it as an attack"
+    )]
+    WrongForm {
+        /// The form agreed.
+        expected: Protection,
+        /// The first octet of the answer.
+        found: u8,
+    },
+    /// An answer is not signed where it must be.
+    #[error(
+        "the meter did not sign its answer (tag {tag:#04x}) in a signed association; treat it as an attack"
+    )]
+    Unsigned {
+        /// The first octet of the answer.
+        tag: u8,
+    },
+    /// An answer has another security control than was agreed: suite, authentication, encryption or key set.
     #[error(
         "the meter protected its answer with {found:?} where {expected:?} is due; treat it as an attack"
     )]
@@ -145,6 +171,10 @@ pub enum Cause {
         /// What was asked for.
         expected: &'static str,
     },
+    /// The meter answered the AARQ with an exception-response: what it says of keys and counters is a hint, not a fact;
+    /// all else means "not now", mostly because it still holds an old association.
+    #[error("the meter answered the AARQ with an exception, {} ({}.{}); unauthenticated", .0.name(), .0.state, .0.service)]
+    NotOpened(Exception),
     /// An exception-response came. It is not authenticated, even in a ciphered association: a hint, not a fact.
     #[error("the meter answered with an exception, {} ({}.{}); unauthenticated", .0.name(), .0.state, .0.service)]
     Exception(Exception),
@@ -209,7 +239,7 @@ impl Cause {
             Self::Config(_) | Self::Unsupported(_) | Self::BadCipherOutput { .. } => {
                 CauseClass::Local
             }
-            Self::TimedOut { .. } => CauseClass::Link,
+            Self::TimedOut { .. } | Self::Link { .. } => CauseClass::Link,
             Self::Closed { awaiting, ciphered } => match (awaiting, ciphered) {
                 (Awaiting::Aare | Awaiting::Authentication, true) => CauseClass::Security,
                 (Awaiting::Aare | Awaiting::Authentication, false)
@@ -222,7 +252,7 @@ impl Cause {
                     CauseClass::Refused
                 }
             }
-            Self::Exception(exception) => {
+            Self::Exception(exception) | Self::NotOpened(exception) => {
                 if exception.is_security() {
                     CauseClass::Security
                 } else {
@@ -236,6 +266,8 @@ impl Cause {
             Self::ContextDowngrade { .. }
             | Self::MechanismDowngrade { .. }
             | Self::Unprotected { .. }
+            | Self::WrongForm { .. }
+            | Self::Unsigned { .. }
             | Self::WrongProtection { .. }
             | Self::WrongTag { .. }
             | Self::WrongServerTitle { .. }
@@ -248,6 +280,45 @@ impl Cause {
             | Self::BadInitiate(_)
             | Self::Mismatch(_)
             | Self::AnswerTooLong { .. } => CauseClass::Protocol,
+        }
+    }
+}
+
+impl Cause {
+    /// Whether the same association may open later without anybody mending anything: the link, a meter that is busy, or
+    /// one that still holds an old association.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Rejected { result, .. } => {
+                matches!(result, AssociationResult::RejectedTransient)
+            }
+            Self::NotOpened(exception) => matches!(exception.service, 1 | 3),
+            Self::Config(_)
+            | Self::Unsupported(_)
+            | Self::TimedOut { .. }
+            | Self::Closed { .. }
+            | Self::Link { .. }
+            | Self::Malformed(_)
+            | Self::ContextDowngrade { .. }
+            | Self::MechanismDowngrade { .. }
+            | Self::Unprotected { .. }
+            | Self::WrongForm { .. }
+            | Self::Unsigned { .. }
+            | Self::WrongProtection { .. }
+            | Self::WrongTag { .. }
+            | Self::WrongServerTitle { .. }
+            | Self::NoServerTitle
+            | Self::Reflected { .. }
+            | Self::BadChallenge { .. }
+            | Self::BadInitiate(_)
+            | Self::AuthenticationRefused(_)
+            | Self::NoServerProof
+            | Self::Cipher { .. }
+            | Self::BadCipherOutput { .. }
+            | Self::Exception(_)
+            | Self::Mismatch(_)
+            | Self::AnswerTooLong { .. } => matches!(self.class(), CauseClass::Link),
         }
     }
 }

@@ -12,7 +12,7 @@ impl Conformance {
     pub const NONE: Self = Self(0);
     /// Bit 1: general protection (general-glo-ciphering and its kin).
     pub const GENERAL_PROTECTION: Self = Self::bit(1);
-    /// Bit 2: general block transfer. Not implemented here: never propose it.
+    /// Bit 2: general block transfer. Peers are known that propose it and do not have it: name it only where it is needed.
     pub const GENERAL_BLOCK_TRANSFER: Self = Self::bit(2);
     /// Bit 9: priority of requests is handled.
     pub const PRIORITY_MANAGEMENT: Self = Self::bit(9);

@@ -23,8 +23,8 @@
 //! A client and a meter, with the wire between them as two lines of code:
 //!
 //! ```
-//! use dlms::{Attribute, Client, ClientAccess, ClientConfig, Command, Data, Mechanism, Meter, MeterConfig};
-//! use dlms::{Response, SystemTitle, client, meter};
+//! use dlms::{Attribute, CipherOp, CipherOutput, Client, ClientAccess, ClientConfig, Command, Data, Mechanism};
+//! use dlms::{Meter, MeterConfig, Response, SystemTitle, client, meter};
 //!
 //! let mut client = Client::new(ClientConfig::default());
 //! let public = ClientAccess::plain(16, Mechanism::None, vec![]);
@@ -40,7 +40,12 @@
 //!         }
 //!         Some(client::Effect::Event(client::Event::Answered(response))) => break response,
 //!         Some(client::Effect::Event(event)) => panic!("{event:?}"),
-//!         Some(client::Effect::Cipher(_) | client::Effect::Timer(_)) | None => {}
+//!         // whoever holds the keys sees every command first, even one that is not ciphered: this one allows them all
+//!         Some(client::Effect::Cipher(job)) => {
+//!             let CipherOp::Protect { apdu, .. } = job.op else { panic!("nothing is ciphered here") };
+//!             client.handle_cipher(0, job.id, Ok(CipherOutput::Apdu(apdu, 0)));
+//!         }
+//!         Some(client::Effect::Timer(_)) | None => {}
 //!     }
 //!     match meter.poll() {
 //!         Some(meter::Effect::Transmit(frame)) => client.handle_bytes(0, &frame),
@@ -81,6 +86,7 @@ extern crate alloc;
 pub mod acse;
 pub mod agreement;
 mod axdr;
+mod blocks;
 mod cause;
 mod cipher;
 pub mod client;
@@ -90,6 +96,7 @@ mod data;
 mod error;
 pub mod fit;
 pub mod gbt;
+mod general;
 pub mod hdlc;
 pub mod initiate;
 #[allow(dead_code, reason = "client and meter are moved onto it next")]
@@ -101,6 +108,7 @@ pub mod security;
 mod selection;
 mod service;
 pub mod status;
+mod terms;
 pub mod wrapper;
 
 pub use cause::{Awaiting, Cause, CauseClass};

@@ -126,13 +126,6 @@ impl Context {
         Ok(CipherOutput::Apdu(apdu, invocation_counter))
     }
 
-    /// Asks leave for a request of a plain association.
-    pub(crate) async fn allow(&mut self, apdu: &[u8]) -> Result<(), CipherFailure> {
-        self.protect(apdu.to_vec(), Protection::Plain)
-            .await
-            .map(drop)
-    }
-
     async fn unprotect(&mut self, apdu: Vec<u8>) -> Result<CipherOutput, CipherFailure> {
         // What cannot be read is for custody to refuse.
         let envelope = Envelope::of(&apdu).ok();

@@ -19,7 +19,7 @@ pub(crate) fn opening(meter_id: &str, cause: Cause, refusal: Option<Status>) -> 
             Some(status) => Error::Custody(status),
             None => Error::Protocol(text),
         },
-        Cause::TimedOut { .. } => unreachable(meter_id, text),
+        Cause::TimedOut { .. } | Cause::Link { .. } => unreachable(meter_id, text),
         // Wrong key or counter, says a meter that closes; in a plain association it says nothing.
         Cause::Closed {
             ciphered: true,
@@ -29,11 +29,13 @@ pub(crate) fn opening(meter_id: &str, cause: Cause, refusal: Option<Status>) -> 
         Cause::Rejected {
             result, diagnostic, ..
         } => rejected(result, diagnostic),
-        Cause::Exception(exception) => not_served(&exception),
+        Cause::Exception(exception) | Cause::NotOpened(exception) => not_served(&exception),
         Cause::AuthenticationRefused(_) => Error::SecurityContext(text),
         Cause::ContextDowngrade { .. }
         | Cause::MechanismDowngrade { .. }
         | Cause::Unprotected { .. }
+        | Cause::WrongForm { .. }
+        | Cause::Unsigned { .. }
         | Cause::WrongProtection { .. } => Error::Downgrade(text),
         Cause::WrongTag { .. }
         | Cause::WrongServerTitle { .. }
@@ -99,7 +101,7 @@ pub(crate) fn loss(cause: &Cause, refusal: Option<&Status>, broken: bool) -> Str
         (Cause::Closed { .. }, _) if broken => {
             "the connection broke; it was not the meter that closed it".to_owned()
         }
-        (Cause::Exception(exception), _) => describe(exception),
+        (Cause::Exception(exception) | Cause::NotOpened(exception), _) => describe(exception),
         (Cause::Cipher { .. }, Some(status)) => format!(
             "{cause} [{}]",
             kit::status::reason(status).unwrap_or_default()

@@ -20,10 +20,6 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     /// Keeps a notification.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the association value tells of none yet")
-    )]
     pub(crate) fn put(&mut self, notification: &Notification) {
         if self.kept.len() >= KEPT_MAX {
             self.kept.pop_front();

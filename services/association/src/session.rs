@@ -9,9 +9,7 @@ use std::{
     time::Duration,
 };
 
-use dlms::{
-    Cause, CipherJob, CipherOp, Client, ClientConfig, Conformance, Effect, Event, wrapper::HEADER,
-};
+use dlms::{Cause, CipherJob, CipherOp, Client, ClientConfig, Conformance, Effect, Event};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -39,7 +37,6 @@ pub(crate) struct Session {
     link: Link,
     context: Context,
     trace: MeterTrace,
-    plain: bool,
     max_pdu: u16,
     epoch: Instant,
     timer: Option<Instant>,
@@ -93,7 +90,6 @@ impl Session {
     ) -> Self {
         Self {
             meter_id,
-            plain: !config.protection.is_ciphered(),
             max_pdu: config.max_pdu,
             client: Client::new(config),
             link,
@@ -130,9 +126,9 @@ impl Session {
                 })
             }
             Event::Failed(cause) => Err(self.opening_error(cause)),
-            Event::NotSent(_) | Event::Answered(_) | Event::Released => Err(Error::Protocol(
-                "the association ended while it was opened".to_owned(),
-            )),
+            Event::NotSent(_) | Event::Answered(_) | Event::Notified(_) | Event::Released => Err(
+                Error::Protocol("the association ended while it was opened".to_owned()),
+            ),
         }
     }
 
@@ -199,9 +195,11 @@ impl Session {
         let refusal = self.context.refusal.take();
         match event {
             Event::Failed(cause) => failure::loss(cause, refusal.as_ref(), self.broken),
-            Event::Opened { .. } | Event::Answered(_) | Event::NotSent(_) | Event::Released => {
-                "the association ended without an answer".to_owned()
-            }
+            Event::Opened { .. }
+            | Event::Answered(_)
+            | Event::NotSent(_)
+            | Event::Notified(_)
+            | Event::Released => "the association ended without an answer".to_owned(),
         }
     }
 
@@ -327,16 +325,13 @@ impl Session {
     async fn settle(&mut self) -> Option<Event> {
         while let Some(effect) = self.client.poll() {
             match effect {
+                Effect::Event(Event::Notified(notification)) => self.inbox.put(&notification),
                 Effect::Event(event) => return Some(event),
                 Effect::Timer(at_ms) => {
                     self.timer = self.epoch.checked_add(Duration::from_millis(at_ms))
                 }
                 Effect::Cipher(job) => self.cipher(job).await,
-                Effect::Transmit(frame) => {
-                    if let Some(event) = self.transmit(&frame).await {
-                        return Some(event);
-                    }
-                }
+                Effect::Transmit(frame) => self.transmit(&frame).await,
             }
         }
         None
@@ -352,20 +347,10 @@ impl Session {
         self.client.handle_cipher(self.now_ms(), id, result);
     }
 
-    /// Hands a frame to the socket; the event if that is not to be.
-    async fn transmit(&mut self, frame: &[u8]) -> Option<Event> {
-        let apdu = frame.get(HEADER..).unwrap_or_default();
-        // GET, SET or ACTION in clear: no key stops it, so custody is asked (promise P2 holds for plain meters too).
-        if self.plain
-            && matches!(apdu.first(), Some(0xC0 | 0xC1 | 0xC3))
-            && let Err(failure) = self.context.allow(apdu).await
-        {
-            self.client.closed();
-            return Some(Event::NotSent(failure));
-        }
+    /// Hands a frame to the socket.
+    async fn transmit(&mut self, frame: &[u8]) {
         self.trace.sent(frame);
-        let current = self.current.as_ref();
-        let current = current.filter(|current| self.plain || current.released);
+        let current = self.current.as_ref().filter(|current| current.released);
         if let Some(current) = current {
             crash::before_send(current.kind);
             // From here on the meter may have it, whatever happens.
@@ -382,7 +367,6 @@ impl Session {
         if let Err(error) = written {
             self.link_broke(&error);
         }
-        None
     }
 
     fn now_ms(&self) -> u64 {

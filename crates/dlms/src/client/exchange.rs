@@ -1,219 +1,305 @@
-//! Requests and their answers: passes 3 and 4, commands, blocks.
+//! Requests and their answers: passes 3 and 4, commands.
 
 use alloc::vec::Vec;
 
-use super::open::{check_ciphered, exception, unprotected};
-use super::state::{Blocks, Exchange, Kind, Purpose, Session, State};
+use super::answer::{Next, Progress};
+use super::state::{Exchange, Inbound, Plain, Purpose, Session, State};
+use super::wire::unprotected;
 use super::{Client, Effect, Event};
+use crate::acse;
+use crate::blocks::Upload;
 use crate::cause::{Awaiting, Cause};
 use crate::cipher::{CipherFailure, CipherOp, CipherOutput};
+use crate::conformance::Conformance;
 use crate::data::Data;
 use crate::error::Error;
-use crate::security::{GmacToken, SecurityControl, Suite};
-use crate::service::{Command, EXCEPTION, InvokeId, Method, Request, Response};
-use crate::status::{ActionResult, DataAccessResult};
+use crate::gbt;
+use crate::general;
+use crate::security::SystemTitle;
+use crate::service::{Command, EXCEPTION, Exception, Method, Notification, Request, Response};
+use crate::status::ActionResult;
+use crate::terms::{Parties, Terms};
 
-/// The longest value that is taken in blocks, in octets.
-pub const MAX_ANSWER: usize = 1 << 20;
-
-/// What an answer leads to.
-enum Next {
-    /// Not the answer: wait on.
-    Wait,
-    Answered(Response),
-    /// The block was taken; this one is the last so far.
-    Fetch(Blocks),
-    /// The meter accepted pass 3 with this token of its own.
-    Verify(Vec<u8>),
-    Fail(Cause),
-}
+/// Who a meter is that did not say it, where no title matters: HLS 3 and 4 without ciphering.
+const NOBODY: SystemTitle = SystemTitle::new([0; 8]);
 
 impl Client {
-    /// What the meter receives at most counts the ciphering.
-    pub(super) fn check_length(&self, session: &Session, plain: usize) -> Result<(), Error> {
-        let found = plain.saturating_add(
-            self.config
-                .protection
-                .overhead(SecurityControl::AUTH_ENC, plain),
-        );
-        let limit = match session.max_pdu {
-            0 => usize::from(u16::MAX),
-            limit => usize::from(limit),
+    /// Sends a command whole or in blocks, or refuses it before anything is changed.
+    pub(super) fn command(&mut self, mut session: Session, command: Command) -> Result<(), Error> {
+        let invoke = session.invoke;
+        let request = command.with(invoke);
+        let apdu = request.encode();
+        let tag = apdu.first().copied().unwrap_or_default();
+        let general = session
+            .conformance
+            .contains(Conformance::GENERAL_PROTECTION);
+        let terms = self.config.terms().of_service(tag, general);
+        let terms = terms.ok_or(Error::State {
+            expected: "one with general protection, which the service needs",
+            found: self.state.name(),
+        })?;
+        let (limit, found) = (session.limit(), terms.length(apdu.len()));
+        let progress = Progress::of(&request);
+        let (progress, apdu) = if found <= limit {
+            (progress, apdu)
+        } else {
+            match upload(&session, request, terms.room(limit)) {
+                Some((upload, first)) => (progress.uploading(upload), first.encode()),
+                None if session.has_general_blocks() && general::fits(found, limit) => {
+                    (progress, apdu)
+                }
+                None => return Err(Error::TooLong { limit, found }),
+            }
         };
-        if found > limit {
-            Err(Error::TooLong { limit, found })
-        } else {
-            Ok(())
-        }
+        session.invoke = invoke.next();
+        let exchange = Exchange {
+            session,
+            invoke,
+            terms,
+            purpose: Purpose::Command(progress),
+            begun: false,
+        };
+        self.send(exchange, apdu);
+        Ok(())
     }
 
-    pub(super) fn send(&mut self, now_ms: u64, exchange: Exchange, apdu: Vec<u8>) -> State {
-        if self.config.protection.is_ciphered() {
-            let tag = apdu.first().copied().unwrap_or_default();
-            let job = self.protect(apdu);
-            State::Protecting { job, tag, exchange }
-        } else {
-            self.transmit_request(now_ms, exchange, apdu)
-        }
-    }
-
-    fn transmit_request(&mut self, now_ms: u64, exchange: Exchange, apdu: Vec<u8>) -> State {
-        match self.transmit(apdu) {
-            Ok(()) => State::Awaiting {
-                deadline: self.arm(now_ms),
-                exchange,
-            },
-            Err(cause) => self.fail(cause),
-        }
+    /// Offers an APDU to the holder of the keys, who ciphers or allows it.
+    fn send(&mut self, exchange: Exchange, apdu: Vec<u8>) {
+        let (job, plain) = self.protect(apdu, exchange.terms);
+        self.state = State::Protecting {
+            job,
+            plain,
+            exchange,
+        };
     }
 
     pub(super) fn on_protected(
         &mut self,
         now_ms: u64,
-        tag: u8,
-        exchange: Exchange,
+        plain: Plain,
+        mut exchange: Exchange,
         result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        match (
-            self.protected(exchange.purpose.awaiting(), tag, result),
-            &exchange.purpose,
-        ) {
-            (Ok(apdu), _) => self.transmit_request(now_ms, exchange, apdu),
-            (Err(Cause::Cipher { failure, .. }), Purpose::Command { blocks: None, .. }) => {
+    ) {
+        let terms = (exchange.terms, exchange.session.server_title);
+        let fresh = matches!(exchange.purpose, Purpose::Command(_)) && !exchange.begun;
+        match self.protected(exchange.purpose.awaiting(), plain, terms, result) {
+            Ok(apdu) => {
+                exchange.begun = true;
+                let limit = exchange.session.limit();
+                let deadline = self.deadline(now_ms);
+                self.state = State::Awaiting { deadline, exchange };
+                if let Err(cause) = self.transmit_request(now_ms, apdu, limit) {
+                    self.fail(cause);
+                }
+            }
+            Err(Cause::Cipher { failure, .. }) if fresh => {
                 self.effects
                     .push_back(Effect::Event(Event::NotSent(failure)));
-                State::Ready {
-                    session: exchange.session,
-                }
+                self.idle(now_ms, exchange.session);
             }
-            (Err(cause), _) => self.fail(cause),
+            Err(cause) => self.fail(cause),
         }
     }
 
-    pub(super) fn on_apdu(
+    /// Open and idle; a link on which only the client speaks unasked has to ask for notifications.
+    pub(super) fn idle(&mut self, now_ms: u64, session: Session) {
+        let told = [
+            Conformance::EVENT_NOTIFICATION,
+            Conformance::DATA_NOTIFICATION,
+        ];
+        if told
+            .into_iter()
+            .any(|service| session.conformance.contains(service))
+        {
+            self.link.listen(now_ms);
+        }
+        self.general.reset();
+        self.state = State::Ready { session };
+    }
+
+    /// An APDU of an association that is open, or authenticates.
+    pub(super) fn on_apdu(&mut self, now_ms: u64, apdu: Vec<u8>) {
+        let own = self.config.terms();
+        let (due, terms, session) = match &self.state {
+            State::Awaiting { exchange, .. } => (true, exchange.terms, exchange.session),
+            State::Protecting { exchange, .. } => (false, own, exchange.session),
+            State::Ready { session } => (false, own, *session),
+            _ => return,
+        };
+        let whole = if apdu.first() == Some(&gbt::TAG) && session.has_general_blocks() {
+            self.on_block(now_ms, &apdu)
+        } else {
+            Some(apdu)
+        };
+        let Some(apdu) = whole else { return };
+        let (tag, title) = (
+            apdu.first().copied().unwrap_or_default(),
+            session.server_title,
+        );
+        if !terms.protects() {
+            self.on_plain(now_ms, (due, terms), &apdu);
+        } else if acse::is_tag(tag) || Notification::is_tag(tag) {
+            // A late AARE, or something told without the protection that was agreed: no answer either way.
+            self.link.listen(now_ms);
+        } else if due && tag == EXCEPTION {
+            self.doubt(now_ms, exception(&apdu, Cause::Exception));
+        } else if due || Terms::may_notify(tag) {
+            self.on_protected_apdu(now_ms, due, terms.of_notification(tag), (apdu, title));
+        }
+    }
+
+    fn on_protected_apdu(
         &mut self,
         now_ms: u64,
-        deadline: u64,
-        exchange: Exchange,
-        apdu: Vec<u8>,
-    ) -> State {
-        if !self.config.protection.is_ciphered() {
-            return self.on_answer(now_ms, deadline, exchange, &apdu);
-        }
-        let Some(peer_title) = exchange.session.server_title else {
-            return self.fail(Cause::NoServerTitle);
-        };
-        if apdu.first() == Some(&EXCEPTION) {
-            return self.fail(exception(&apdu));
-        }
-        match check_ciphered(&apdu, peer_title) {
-            Ok(tag) => {
-                let job = self.job(CipherOp::Unprotect {
-                    apdu,
-                    peer_title,
-                    protection: self.config.protection,
-                    control: SecurityControl::AUTH_ENC,
-                    signed: false,
-                });
-                State::Unprotecting {
+        due: bool,
+        terms: Terms,
+        (apdu, title): (Vec<u8>, Option<SystemTitle>),
+    ) {
+        let to = self.config.client_title;
+        let checked = title
+            .ok_or(Cause::NoServerTitle)
+            .and_then(|from| Ok((from, terms.check(&apdu, Parties { from, to })?)));
+        match checked {
+            Ok((title, tag)) => {
+                let job = self.unprotect(apdu, title, terms);
+                self.inbound = Some(Inbound {
                     job,
-                    deadline,
                     tag,
-                    exchange,
-                }
+                    terms,
+                    due,
+                });
             }
-            Err(cause) => self.fail(cause),
+            Err(cause) if due => self.doubt(now_ms, cause),
+            Err(_) => {}
         }
     }
 
-    pub(super) fn on_unprotected(
+    pub(super) fn on_inbound(
         &mut self,
         now_ms: u64,
-        deadline: u64,
-        tag: u8,
-        exchange: Exchange,
+        inbound: &Inbound,
         result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
+    ) {
+        let due = inbound.due && matches!(self.state, State::Awaiting { .. });
         // A late or doubled answer has an old counter: it is not ours to act on.
-        if matches!(result, Err(CipherFailure::Replay { .. })) {
-            return self.wait_on(deadline, exchange);
+        if !due && result.is_err() || matches!(result, Err(CipherFailure::Replay { .. })) {
+            self.link.listen(now_ms);
+            return;
         }
-        match unprotected(exchange.purpose.awaiting(), tag, result) {
-            Ok(apdu) => self.on_answer(now_ms, deadline, exchange, &apdu),
-            Err(cause) => self.fail(cause),
+        let forged = matches!(result, Err(CipherFailure::AuthFailed));
+        match unprotected(self.state.awaiting(), (inbound.terms, inbound.tag), result) {
+            Ok(apdu) => self.on_plain(now_ms, (due, inbound.terms), &apdu),
+            Err(cause) if due && forged => self.doubt(now_ms, cause),
+            Err(cause) if due => self.fail(cause),
+            Err(_) => {}
         }
     }
 
-    /// The timer may have come while the answer was deciphered, and been ignored: it is asked for again.
-    fn wait_on(&mut self, deadline: u64, exchange: Exchange) -> State {
-        self.effects.push_back(Effect::Timer(deadline));
-        State::Awaiting { deadline, exchange }
-    }
-
-    fn on_answer(&mut self, now_ms: u64, deadline: u64, exchange: Exchange, apdu: &[u8]) -> State {
-        let response = match Response::decode(apdu) {
-            Ok(response) => response,
-            Err(error) => return self.fail(Cause::Malformed(error)),
+    /// A plaintext APDU that came under these terms.
+    fn on_plain(&mut self, now_ms: u64, (due, terms): (bool, Terms), apdu: &[u8]) {
+        let tag = apdu.first().copied().unwrap_or_default();
+        if Notification::is_tag(tag) {
+            self.on_notification(now_ms, terms, apdu);
+            self.link.listen(now_ms);
+            return;
+        }
+        if !due || acse::is_tag(tag) {
+            self.link.listen(now_ms);
+            return;
+        }
+        let State::Awaiting { exchange, .. } = &self.state else {
+            return;
         };
-        let Exchange {
-            session,
-            invoke,
-            mut purpose,
-        } = exchange;
-        match judge(&mut purpose, invoke, response) {
-            Next::Wait => self.wait_on(
-                deadline,
-                Exchange {
-                    session,
-                    invoke,
-                    purpose,
-                },
-            ),
+        if exchange.terms != terms {
+            let expected = exchange.terms.form;
+            self.fail(Cause::WrongForm {
+                expected,
+                found: tag,
+            });
+            return;
+        }
+        match Response::decode(apdu) {
+            Ok(response) => self.on_answer(now_ms, response),
+            Err(error) if terms.protects() => self.fail(Cause::Malformed(error)),
+            Err(error) => self.doubt(now_ms, Cause::Malformed(error)),
+        }
+    }
+
+    fn on_answer(&mut self, now_ms: u64, response: Response) {
+        let (deadline, mut exchange) = match self.take_state() {
+            State::Awaiting { deadline, exchange } => (deadline, exchange),
+            state => {
+                self.state = state;
+                return;
+            }
+        };
+        let room = exchange.terms.room(exchange.session.limit());
+        let next = match &mut exchange.purpose {
+            Purpose::Command(progress) => progress.judge(exchange.invoke, response, room),
+            Purpose::Authenticate { .. } => {
+                self.on_pass_4(now_ms, deadline, exchange, response);
+                return;
+            }
+        };
+        match next {
+            Next::Wait => self.wait_on(now_ms, deadline, exchange),
             Next::Answered(response) => {
                 self.effects
                     .push_back(Effect::Event(Event::Answered(response)));
-                State::Ready { session }
+                self.idle(now_ms, exchange.session);
             }
-            Next::Fetch(blocks) => {
-                let request = Request::GetNext {
-                    invoke,
-                    block: blocks.last,
-                };
-                let purpose = Purpose::Command {
-                    kind: Kind::Get,
-                    blocks: Some(blocks),
-                };
-                self.send(
-                    now_ms,
-                    Exchange {
-                        session,
-                        invoke,
-                        purpose,
-                    },
-                    request.encode(),
-                )
+            Next::Send(request) => self.send(exchange, request.encode()),
+            Next::Fail(cause) => {
+                let protects = exchange.terms.protects();
+                self.state = State::Awaiting { deadline, exchange };
+                if protects {
+                    self.fail(cause);
+                } else {
+                    self.doubt(now_ms, cause);
+                }
             }
-            Next::Verify(token) => self.verify(session, token),
-            Next::Fail(cause) => self.fail(cause),
         }
+    }
+
+    fn wait_on(&mut self, now_ms: u64, deadline: u64, exchange: Exchange) {
+        self.link.listen(now_ms);
+        self.state = State::Awaiting { deadline, exchange };
+    }
+
+    pub(super) fn answer_challenge(&mut self, session: Session, challenge: Vec<u8>) {
+        let job = self.job(CipherOp::Answer {
+            mechanism: self.config.mechanism,
+            challenge: challenge.clone(),
+            own_challenge: self.config.authentication_value.clone(),
+            peer_title: session.server_title.unwrap_or(NOBODY),
+            suite: self.config.terms().suite(),
+        });
+        self.state = State::Answering {
+            job,
+            session,
+            challenge,
+        };
     }
 
     pub(super) fn on_token(
         &mut self,
-        now_ms: u64,
         mut session: Session,
+        challenge: Vec<u8>,
         result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
+    ) {
+        let length = self.token_length();
         let token = match result {
-            Ok(CipherOutput::Token(token)) if GmacToken::decode(&token).is_ok() => token,
+            Ok(CipherOutput::Token(token)) if Some(token.len()) == length => token,
             Ok(_) => {
-                return self.fail(Cause::BadCipherOutput {
-                    expected: "an HLS5 token",
+                self.fail(Cause::BadCipherOutput {
+                    expected: "a token of the mechanism",
                 });
+                return;
             }
             Err(failure) => {
                 let during = Awaiting::Authentication;
-                return self.fail(Cause::Cipher { during, failure });
+                self.fail(Cause::Cipher { during, failure });
+                return;
             }
         };
         let command = Command::Action {
@@ -222,46 +308,69 @@ impl Client {
         };
         let invoke = session.invoke;
         session.invoke = invoke.next();
-        let purpose = Purpose::Authenticate { token };
-        self.send(
-            now_ms,
-            Exchange {
-                session,
-                invoke,
-                purpose,
-            },
-            command.with(invoke).encode(),
-        )
+        let exchange = Exchange {
+            session,
+            invoke,
+            terms: self.config.terms(),
+            purpose: Purpose::Authenticate { token, challenge },
+            begun: false,
+        };
+        self.send(exchange, command.with(invoke).encode());
     }
 
-    fn verify(&mut self, session: Session, token: Vec<u8>) -> State {
-        let Some(peer_title) = session.server_title else {
-            return self.fail(Cause::NoServerTitle);
+    fn token_length(&self) -> Option<usize> {
+        let suite = self.config.terms().suite();
+        self.config.mechanism.token_len(suite)
+    }
+
+    fn on_pass_4(&mut self, now_ms: u64, deadline: u64, exchange: Exchange, response: Response) {
+        let other = |invoke: crate::InvokeId| invoke.id() != exchange.invoke.id();
+        if response.invoke().is_some_and(other) {
+            self.wait_on(now_ms, deadline, exchange);
+            return;
+        }
+        let Purpose::Authenticate { token, challenge } = &exchange.purpose else {
+            return;
         };
-        let challenge = self.config.authentication_value.clone();
-        let job = self.job(CipherOp::Verify {
-            mechanism: self.config.mechanism,
-            token,
-            challenge,
-            peer_challenge: Vec::new(),
-            peer_title,
-            suite: Suite::Suite0,
-        });
-        State::Verifying { job, session }
+        match judge_pass_4(token, self.token_length(), response) {
+            Ok(token) => {
+                let job = CipherOp::Verify {
+                    mechanism: self.config.mechanism,
+                    token,
+                    challenge: self.config.authentication_value.clone(),
+                    peer_challenge: challenge.clone(),
+                    peer_title: exchange.session.server_title.unwrap_or(NOBODY),
+                    suite: self.config.terms().suite(),
+                };
+                let job = self.job(job);
+                let session = exchange.session;
+                self.state = State::Verifying { job, session };
+            }
+            Err(cause) => {
+                let protects = exchange.terms.protects();
+                self.state = State::Awaiting { deadline, exchange };
+                if protects {
+                    self.fail(cause);
+                } else {
+                    self.doubt(now_ms, cause);
+                }
+            }
+        }
     }
 
     pub(super) fn on_verified(
         &mut self,
+        now_ms: u64,
         session: Session,
         result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
+    ) {
         let during = Awaiting::Authentication;
         match result {
-            Ok(CipherOutput::Verified) => self.opened(session),
+            Ok(CipherOutput::Verified) => self.opened(now_ms, session),
             Ok(CipherOutput::Apdu(..) | CipherOutput::Token(_)) => {
                 self.fail(Cause::BadCipherOutput {
                     expected: "a verdict on the meter's token",
-                })
+                });
             }
             Err(CipherFailure::AuthFailed) => self.fail(Cause::NoServerProof),
             Err(failure) => self.fail(Cause::Cipher { during, failure }),
@@ -269,126 +378,42 @@ impl Client {
     }
 }
 
-/// What an answer means for the request under way. `purpose` loses its blocks only where they move into the outcome.
-fn judge(purpose: &mut Purpose, invoke: InvokeId, response: Response) -> Next {
-    if response
-        .invoke()
-        .is_some_and(|found| found.id() != invoke.id())
-    {
-        return Next::Wait;
+/// A long SET or ACTION, and its first block, if the meter takes such blocks and there is room for any.
+fn upload(session: &Session, request: Request, room: usize) -> Option<(Upload, Request)> {
+    let mut upload = Upload::new(request).ok()?;
+    let service = if upload.is_set() {
+        Conformance::BLOCK_TRANSFER_SET
+    } else {
+        Conformance::BLOCK_TRANSFER_ACTION
+    };
+    if !session.conformance.contains(service) {
+        return None;
     }
-    match purpose {
-        Purpose::Authenticate { token } => judge_pass_4(token, response),
-        Purpose::Command { kind, blocks } => judge_answer(*kind, blocks, response),
-    }
+    let first = upload.next(room)?;
+    Some((upload, first))
 }
 
-fn judge_pass_4(own: &[u8], response: Response) -> Next {
+/// The meter's token, if it accepted ours and has one of its own.
+fn judge_pass_4(own: &[u8], length: Option<usize>, response: Response) -> Result<Vec<u8>, Cause> {
     match response {
         Response::Action { result, data, .. } if result == ActionResult::SUCCESS => match data {
             Some(Ok(Data::OctetString(token))) if token == own => {
-                Next::Fail(Cause::Reflected { what: "token" })
+                Err(Cause::Reflected { what: "token" })
             }
-            Some(Ok(Data::OctetString(token))) if GmacToken::decode(&token).is_ok() => {
-                Next::Verify(token)
-            }
-            Some(_) | None => Next::Fail(Cause::NoServerProof),
+            Some(Ok(Data::OctetString(token))) if Some(token.len()) == length => Ok(token),
+            Some(_) | None => Err(Cause::NoServerProof),
         },
-        Response::Action { result, .. } => Next::Fail(Cause::AuthenticationRefused(result)),
-        Response::Exception(exception) => Next::Fail(Cause::Exception(exception)),
-        Response::GetData { .. }
-        | Response::GetError { .. }
-        | Response::GetBlock { .. }
-        | Response::GetList { .. }
-        | Response::Set { .. }
-        | Response::SetBlockAck { .. }
-        | Response::SetLastBlock { .. }
-        | Response::SetLastBlockList { .. }
-        | Response::SetList { .. }
-        | Response::ActionBlock { .. }
-        | Response::ActionList { .. }
-        | Response::ActionNextBlock { .. }
-        | Response::Access { .. }
-        | Response::ConfirmedServiceError(_) => {
-            Next::Fail(Cause::Mismatch("pass 4 is an ACTION response"))
-        }
+        Response::Action { result, .. } => Err(Cause::AuthenticationRefused(result)),
+        Response::Exception(exception) => Err(Cause::Exception(exception)),
+        _ => Err(Cause::Mismatch("pass 4 is an ACTION response")),
     }
 }
 
-fn judge_answer(kind: Kind, blocks: &mut Option<Blocks>, response: Response) -> Next {
-    match (kind, response) {
-        (Kind::Get, response @ Response::GetData { .. }) if blocks.is_none() => {
-            Next::Answered(response)
-        }
-        (Kind::Get, response @ Response::GetError { .. })
-        | (Kind::Set, response @ Response::Set { .. })
-        | (Kind::Action, response @ Response::Action { .. })
-        | (_, response @ Response::Exception(_)) => Next::Answered(response),
-        (
-            Kind::Get,
-            Response::GetBlock {
-                invoke,
-                last,
-                block,
-                payload,
-            },
-        ) => judge_block(blocks, invoke, last, block, payload),
-        (
-            Kind::Get | Kind::Set | Kind::Action,
-            Response::GetData { .. }
-            | Response::GetError { .. }
-            | Response::GetBlock { .. }
-            | Response::GetList { .. }
-            | Response::Set { .. }
-            | Response::SetBlockAck { .. }
-            | Response::SetLastBlock { .. }
-            | Response::SetLastBlockList { .. }
-            | Response::SetList { .. }
-            | Response::Action { .. }
-            | Response::ActionBlock { .. }
-            | Response::ActionList { .. }
-            | Response::ActionNextBlock { .. }
-            | Response::Access { .. }
-            | Response::ConfirmedServiceError(_),
-        ) => Next::Fail(Cause::Mismatch("it is of another service or another form")),
-    }
-}
-
-fn judge_block(
-    held: &mut Option<Blocks>,
-    invoke: InvokeId,
-    last: bool,
-    block: u32,
-    payload: Result<Vec<u8>, DataAccessResult>,
-) -> Next {
-    let before = held.as_ref().map_or(0, |blocks| blocks.last);
-    if held.is_some() && block <= before {
-        return Next::Wait;
-    }
-    if before.checked_add(1) != Some(block) {
-        return Next::Fail(Cause::Mismatch("a block is out of order"));
-    }
-    let part = match payload {
-        Ok(part) => part,
-        Err(result) => return Next::Answered(Response::GetError { invoke, result }),
-    };
-    // A meter that sends nothing for ever would keep the association for ever.
-    if part.is_empty() && !last {
-        return Next::Fail(Cause::Mismatch("a block that is not the last is empty"));
-    }
-    let mut octets = held.take().map(|blocks| blocks.octets).unwrap_or_default();
-    octets.extend_from_slice(&part);
-    if octets.len() > MAX_ANSWER {
-        return Next::Fail(Cause::AnswerTooLong { limit: MAX_ANSWER });
-    }
-    if !last {
-        return Next::Fetch(Blocks {
-            last: block,
-            octets,
-        });
-    }
-    match Data::decode(&octets) {
-        Ok(data) => Next::Answered(Response::GetData { invoke, data }),
-        Err(error) => Next::Fail(Cause::Malformed(error)),
+/// The cause that an exception-response is.
+pub(super) fn exception(apdu: &[u8], cause: fn(Exception) -> Cause) -> Cause {
+    match Response::decode(apdu) {
+        Ok(Response::Exception(exception)) => cause(exception),
+        Ok(_) => Cause::Mismatch("no exception"),
+        Err(error) => Cause::Malformed(error),
     }
 }

@@ -1,139 +1,140 @@
 //! Opening: AARQ, AARE, and what is refused of the latter.
 
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
-use super::state::{Grant, Session, State};
+use super::exchange::exception;
+use super::state::{Grant, Plain, Session, State, Then};
+use super::wire::unprotected;
 use super::{Client, Effect, Event};
 use crate::acse::{Aare, Aarq, AssociationResult, Diagnostic};
 use crate::cause::{Awaiting, Cause};
-use crate::cipher::{CipherFailure, CipherOp, CipherOutput};
-use crate::conformance::Conformance;
+use crate::cipher::{CipherFailure, CipherOutput};
 use crate::initiate::{ConfirmedServiceError, DLMS_VERSION, InitiateRequest, InitiateResponse};
 use crate::mechanism::{ApplicationContext, CHALLENGE_MAX, CHALLENGE_MIN, Mechanism};
-use crate::security::{
-    Ciphered, GENERAL_GLO, SecurityControl, Suite, SystemTitle, is_ciphered, plain_tag,
-};
-use crate::service::{EXCEPTION, InvokeId, Response};
+use crate::security::SystemTitle;
+use crate::service::{EXCEPTION, InvokeId};
+use crate::terms::Parties;
 
 /// The shortest max-receive-pdu-size a server may name (IEC 62056-5-3), 0 meaning no limit.
 const PDU_MIN: u16 = 12;
+/// Tag of an InitiateRequest.
+const INITIATE: u8 = 0x01;
 
 impl Client {
-    pub(super) fn start(&mut self, now_ms: u64) -> State {
-        if let Err(cause) = self.check_config() {
-            return self.fail(cause);
-        }
+    /// Sets the link up.
+    pub(super) fn connect(&mut self, now_ms: u64) {
+        self.state = State::Connecting;
+        self.link.connect(now_ms);
+        self.drain(now_ms);
+    }
+
+    /// The link is up.
+    pub(super) fn start(&mut self, now_ms: u64) {
         let request = self.initiate_request();
         if self.config.protection.is_ciphered() {
-            let job = self.protect(request);
-            State::ProtectingInitiate { job }
+            // With a dedicated key it is its holder who puts it in.
+            let terms = crate::terms::Terms {
+                signed: false,
+                ..self.config.terms()
+            };
+            let (job, _) = self.protect(request, terms);
+            self.state = State::ProtectingInitiate { job };
         } else {
-            self.transmit_aarq(now_ms, request)
-        }
-    }
-
-    fn check_config(&self) -> Result<(), Cause> {
-        let config = &self.config;
-        let mechanism = config.mechanism;
-        if !mechanism.is_supported() {
-            return Err(Cause::Unsupported(mechanism));
-        }
-        if self.names_itself() && config.client_title.is_none() {
-            return Err(Cause::Config(
-                "ciphering and HLS need the client's system title",
-            ));
-        }
-        let length = config.authentication_value.len();
-        let wrong = if mechanism.is_high_level() {
-            (!(CHALLENGE_MIN..=CHALLENGE_MAX).contains(&length))
-                .then_some("HLS needs a challenge of 8..64 octets")
-        } else if mechanism == Mechanism::Low {
-            (length > CHALLENGE_MAX).then_some("a password has at most 64 octets")
-        } else {
-            (length > 0).then_some("without authentication there is no authentication value")
-        };
-        wrong.map_or(Ok(()), |why| Err(Cause::Config(why)))
-    }
-
-    /// Whether system titles matter.
-    const fn names_itself(&self) -> bool {
-        self.config.protection.is_ciphered() || self.config.mechanism.is_high_level()
-    }
-
-    fn proposed(&self) -> Conformance {
-        if self.config.protection.is_general() {
-            self.config.conformance | Conformance::GENERAL_PROTECTION
-        } else {
-            self.config.conformance
+            self.transmit_aarq(now_ms, request);
         }
     }
 
     pub(super) fn initiate_request(&self) -> Vec<u8> {
-        InitiateRequest::new(self.proposed(), self.config.max_pdu).encode()
+        InitiateRequest::new(self.config.proposed(), self.config.max_pdu).encode()
     }
 
     pub(super) fn on_initiate_protected(
         &mut self,
         now_ms: u64,
         result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        match self.protected(Awaiting::Aare, 0x01, result) {
+    ) {
+        match self.protected_initiate(Awaiting::Aare, result) {
             Ok(information) => self.transmit_aarq(now_ms, information),
             Err(cause) => self.fail(cause),
         }
     }
 
-    fn context(&self) -> ApplicationContext {
+    /// The InitiateRequest of a `Protect` job.
+    pub(super) fn protected_initiate(
+        &self,
+        during: Awaiting,
+        result: Result<CipherOutput, CipherFailure>,
+    ) -> Result<Vec<u8>, Cause> {
+        let plain = Plain {
+            tag: INITIATE,
+            print: 0,
+        };
+        let terms = self.config.terms().initiate();
+        self.protected(during, plain, (terms, None), result)
+    }
+
+    const fn context(&self) -> ApplicationContext {
         ApplicationContext::logical_name(self.config.protection.is_ciphered())
     }
 
-    fn transmit_aarq(&mut self, now_ms: u64, information: Vec<u8>) -> State {
+    fn transmit_aarq(&mut self, now_ms: u64, information: Vec<u8>) {
         let mechanism = self.config.mechanism;
         let authenticates = mechanism != Mechanism::None;
+        let titled = self.config.is_titled() || mechanism.is_high_level();
         let aarq = Aarq {
             context: self.context(),
-            calling_title: self.config.client_title.filter(|_| self.names_itself()),
-            calling_ae_qualifier: None,
+            calling_title: self.config.client_title.filter(|_| titled),
+            calling_ae_qualifier: self.config.certificate.clone(),
             mechanism: authenticates.then_some(mechanism),
             authentication_value: authenticates.then(|| self.config.authentication_value.clone()),
             user_information: Some(information),
         };
-        match self.transmit(aarq.encode()) {
-            Ok(()) => State::AwaitingAare {
-                deadline: self.arm(now_ms),
-            },
+        let deadline = self.deadline(now_ms);
+        self.state = State::AwaitingAare { deadline };
+        if let Err(cause) = self.transmit(now_ms, aarq.encode()) {
+            self.fail(cause);
+        }
+    }
+
+    pub(super) fn on_aare(&mut self, now_ms: u64, apdu: &[u8]) {
+        let (grant, information) = match self.check_aare(apdu) {
+            Ok(accepted) => accepted,
+            Err(cause) => return self.not_opened(now_ms, cause),
+        };
+        if !self.config.protection.is_ciphered() {
+            return self.on_initiate_response(now_ms, grant, &information);
+        }
+        let Some(from) = grant.server_title else {
+            return self.fail(Cause::NoServerTitle);
+        };
+        let (terms, to) = (self.config.terms().initiate(), self.config.client_title);
+        match terms.check(&information, Parties { from, to }) {
+            Ok(tag) => {
+                let job = self.unprotect(information, from, terms);
+                self.state = State::UnprotectingInitiate { job, tag, grant };
+            }
             Err(cause) => self.fail(cause),
         }
     }
 
-    pub(super) fn on_aare(&mut self, apdu: &[u8]) -> State {
-        let (grant, information) = match self.check_aare(apdu) {
-            Ok(accepted) => accepted,
-            Err(cause) => return self.fail(cause),
-        };
-        match (self.config.protection.is_ciphered(), grant.server_title) {
-            (true, Some(peer_title)) => match check_ciphered(&information, peer_title) {
-                Ok(tag) => {
-                    let job = self.job(CipherOp::Unprotect {
-                        apdu: information,
-                        peer_title,
-                        protection: self.config.protection,
-                        control: SecurityControl::AUTH_ENC,
-                        signed: false,
-                    });
-                    State::UnprotectingInitiate { job, tag, grant }
-                }
-                Err(cause) => self.fail(cause),
-            },
-            (true, None) => self.fail(Cause::NoServerTitle),
-            (false, _) => self.on_initiate_response(grant, &information),
+    /// The AARQ was not granted. An association that the meter still holds may be what is in the way.
+    fn not_opened(&mut self, now_ms: u64, cause: Cause) {
+        let held = matches!(cause, Cause::NotOpened(_) | Cause::Rejected { .. });
+        if held && cause.is_transient() && self.config.recover && !self.recovered {
+            self.recovered = true;
+            self.start_release(now_ms, Then::Again);
+        } else if matches!(cause, Cause::Malformed(_)) {
+            self.doubt(now_ms, cause);
+        } else {
+            self.fail(cause);
         }
     }
 
     /// What an AARE grants, if it grants what was asked for.
     fn check_aare(&self, apdu: &[u8]) -> Result<(Grant, Vec<u8>), Cause> {
         if apdu.first() == Some(&EXCEPTION) {
-            return Err(exception(apdu));
+            return Err(exception(apdu, Cause::NotOpened));
         }
         let aare = Aare::decode(apdu)?;
         let Aare {
@@ -159,13 +160,11 @@ impl Client {
         let information = aare
             .user_information
             .ok_or(Cause::BadInitiate("there is none"))?;
-        Ok((
-            Grant {
-                server_title,
-                challenge,
-            },
-            information,
-        ))
+        let grant = Grant {
+            server_title,
+            challenge,
+        };
+        Ok((grant, information))
     }
 
     /// The mechanism proposed decides on passes 3 and 4: servers are known that name none, or say diagnostic 0, with HLS.
@@ -186,10 +185,8 @@ impl Client {
 
     /// A meter with our own title would answer under our own nonces.
     fn check_title(&self, found: Option<SystemTitle>) -> Result<Option<SystemTitle>, Cause> {
-        if !self.names_itself() {
-            return Ok(found);
-        }
         let title = match (self.config.expected_server_title, found) {
+            _ if !self.config.is_titled() => return Ok(found),
             (Some(expected), Some(found)) if expected != found => {
                 return Err(Cause::WrongServerTitle { expected, found });
             }
@@ -210,7 +207,7 @@ impl Client {
         }
         let challenge = challenge.unwrap_or_default();
         let found = challenge.len();
-        if !(CHALLENGE_MIN..=CHALLENGE_MAX).contains(&found) {
+        if !challenge_lengths(self.config.mechanism).contains(&found) {
             return Err(Cause::BadChallenge { found });
         }
         if challenge == self.config.authentication_value {
@@ -221,34 +218,23 @@ impl Client {
 
     pub(super) fn on_initiate(
         &mut self,
-        tag: u8,
+        now_ms: u64,
+        tag: Option<u8>,
         grant: Grant,
         result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        match unprotected(Awaiting::Aare, tag, result) {
-            Ok(apdu) => self.on_initiate_response(grant, &apdu),
+    ) {
+        let terms = self.config.terms().initiate();
+        match unprotected(Awaiting::Aare, (terms, tag), result) {
+            Ok(apdu) => self.on_initiate_response(now_ms, grant, &apdu),
             Err(cause) => self.fail(cause),
         }
     }
 
-    fn on_initiate_response(&mut self, grant: Grant, apdu: &[u8]) -> State {
-        let session = match self.negotiate(grant.server_title, apdu) {
-            Ok(session) => session,
-            Err(cause) => return self.fail(cause),
-        };
-        match (grant.challenge, session.server_title) {
-            (Some(challenge), Some(peer_title)) => {
-                let job = self.job(CipherOp::Answer {
-                    mechanism: self.config.mechanism,
-                    challenge,
-                    own_challenge: self.config.authentication_value.clone(),
-                    peer_title,
-                    suite: Suite::Suite0,
-                });
-                State::Answering { job, session }
-            }
-            (Some(_), None) => self.fail(Cause::NoServerTitle),
-            (None, _) => self.opened(session),
+    fn on_initiate_response(&mut self, now_ms: u64, grant: Grant, apdu: &[u8]) {
+        match (self.negotiate(grant.server_title, apdu), grant.challenge) {
+            (Ok(session), Some(challenge)) => self.answer_challenge(session, challenge),
+            (Ok(session), None) => self.opened(now_ms, session),
+            (Err(cause), _) => self.fail(cause),
         }
     }
 
@@ -269,89 +255,28 @@ impl Client {
         }
         Ok(Session {
             server_title,
-            conformance: response.conformance & self.proposed(),
+            conformance: response.conformance & self.config.proposed(),
             max_pdu: response.max_pdu,
             invoke: InvokeId::new(1),
         })
     }
 
-    pub(super) fn opened(&mut self, session: Session) -> State {
+    pub(super) fn opened(&mut self, now_ms: u64, session: Session) {
         self.effects.push_back(Effect::Event(Event::Opened {
             server_title: session.server_title,
             conformance: session.conformance,
             max_pdu: session.max_pdu,
         }));
-        State::Ready { session }
+        self.idle(now_ms, session);
     }
 }
 
-pub(super) fn exception(apdu: &[u8]) -> Cause {
-    match Response::decode(apdu) {
-        Ok(Response::Exception(exception)) => Cause::Exception(exception),
-        Ok(
-            Response::GetData { .. }
-            | Response::GetError { .. }
-            | Response::GetBlock { .. }
-            | Response::GetList { .. }
-            | Response::Set { .. }
-            | Response::SetBlockAck { .. }
-            | Response::SetLastBlock { .. }
-            | Response::SetLastBlockList { .. }
-            | Response::SetList { .. }
-            | Response::Action { .. }
-            | Response::ActionBlock { .. }
-            | Response::ActionList { .. }
-            | Response::ActionNextBlock { .. }
-            | Response::Access { .. }
-            | Response::ConfirmedServiceError(_),
-        ) => Cause::Mismatch("no exception"),
-        Err(error) => Cause::Malformed(error),
+/// The lengths of a challenge that a peer may send. With ECDSA 32 octets are due, but a peer is known that always sends
+/// 16, which is enough.
+pub(crate) const fn challenge_lengths(mechanism: Mechanism) -> RangeInclusive<usize> {
+    if matches!(mechanism, Mechanism::HlsEcdsa) {
+        16..=CHALLENGE_MAX
+    } else {
+        CHALLENGE_MIN..=CHALLENGE_MAX
     }
-}
-
-/// The tag of an answer that is protected as everything must be in a ciphered association.
-pub(super) fn check_ciphered(apdu: &[u8], server_title: SystemTitle) -> Result<u8, Cause> {
-    if !is_ciphered(apdu) {
-        let tag = apdu.first().copied().unwrap_or_default();
-        return Err(Cause::Unprotected { tag });
-    }
-    let Ciphered {
-        tag,
-        title,
-        control,
-        ..
-    } = Ciphered::decode(apdu)?;
-    let expected = SecurityControl::AUTH_ENC;
-    if control != expected {
-        return Err(Cause::WrongProtection {
-            expected,
-            found: control,
-        });
-    }
-    match title {
-        Some(found) if found != server_title => Err(Cause::WrongServerTitle {
-            expected: server_title,
-            found,
-        }),
-        Some(_) | None => Ok(tag),
-    }
-}
-
-/// The plaintext of an `Unprotect` job, if it is the kind of APDU that its tag says.
-pub(super) fn unprotected(
-    during: Awaiting,
-    tag: u8,
-    result: Result<CipherOutput, CipherFailure>,
-) -> Result<Vec<u8>, Cause> {
-    let output = result.map_err(|failure| Cause::Cipher { during, failure })?;
-    let CipherOutput::Apdu(apdu, _) = output else {
-        return Err(Cause::BadCipherOutput {
-            expected: "a deciphered APDU",
-        });
-    };
-    let inside = apdu.first().copied().unwrap_or_default();
-    if tag != GENERAL_GLO && plain_tag(tag) != Some(inside) {
-        return Err(Cause::WrongTag { found: tag, inside });
-    }
-    Ok(apdu)
 }

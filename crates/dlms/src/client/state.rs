@@ -2,46 +2,53 @@
 
 use alloc::vec::Vec;
 
+use super::answer::Progress;
 use crate::cause::{Awaiting, Cause};
 use crate::cipher::JobId;
 use crate::conformance::Conformance;
 use crate::security::SystemTitle;
-use crate::service::{Command, InvokeId};
+use crate::service::InvokeId;
+use crate::terms::Terms;
 
 pub(super) enum State {
     /// Not opened yet.
     Idle,
+    /// The link is being set up.
+    Connecting,
     /// The InitiateRequest is being ciphered.
     ProtectingInitiate { job: JobId },
     /// AARQ sent.
     AwaitingAare { deadline: u64 },
     /// AARE taken apart; its InitiateResponse is being deciphered.
-    UnprotectingInitiate { job: JobId, tag: u8, grant: Grant },
+    UnprotectingInitiate {
+        job: JobId,
+        tag: Option<u8>,
+        grant: Grant,
+    },
     /// f(StoC) is being computed.
-    Answering { job: JobId, session: Session },
+    Answering {
+        job: JobId,
+        session: Session,
+        challenge: Vec<u8>,
+    },
     /// The meter's f(CtoS) is being checked.
     Verifying { job: JobId, session: Session },
     /// Open and idle.
     Ready { session: Session },
-    /// A request with this plaintext tag is being ciphered.
+    /// A request is with the holder of the keys.
     Protecting {
         job: JobId,
-        tag: u8,
+        plain: Plain,
         exchange: Exchange,
     },
     /// Request sent.
     Awaiting { deadline: u64, exchange: Exchange },
-    /// An answer with this ciphered tag is being deciphered.
-    Unprotecting {
-        job: JobId,
-        deadline: u64,
-        tag: u8,
-        exchange: Exchange,
-    },
     /// The RLRQ's InitiateRequest is being ciphered.
-    ProtectingRelease { job: JobId },
+    ProtectingRelease { job: JobId, then: Then },
     /// RLRQ sent.
-    AwaitingRelease { deadline: u64 },
+    AwaitingRelease { deadline: u64, then: Then },
+    /// The link is being taken down.
+    Disconnecting { deadline: u64, then: Then },
     /// Over, in peace.
     Released,
     /// Over.
@@ -65,47 +72,68 @@ pub(super) struct Session {
     pub(super) invoke: InvokeId,
 }
 
-/// A request under way.
-pub(super) struct Exchange {
-    pub(super) session: Session,
-    pub(super) invoke: InvokeId,
-    pub(super) purpose: Purpose,
-}
-
-pub(super) enum Purpose {
-    /// Pass 3 of HLS; the token is kept so that it is known again should it come back.
-    Authenticate { token: Vec<u8> },
-    /// A command of the owner.
-    Command { kind: Kind, blocks: Option<Blocks> },
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Kind {
-    Get,
-    Set,
-    Action,
-}
-
-impl Kind {
-    /// Of a command that this client knows how to carry out.
-    pub(super) const fn of(command: &Command) -> Option<Self> {
-        match command {
-            Command::Get { .. } => Some(Self::Get),
-            Command::Set { .. } => Some(Self::Set),
-            Command::Action { .. } => Some(Self::Action),
-            Command::GetList(_)
-            | Command::SetList(_)
-            | Command::ActionList(_)
-            | Command::Access(_) => None,
+impl Session {
+    /// The longest APDU the meter receives.
+    pub(super) fn limit(&self) -> usize {
+        match self.max_pdu {
+            0 => usize::from(u16::MAX),
+            limit => usize::from(limit),
         }
     }
 }
 
-/// A value that comes in blocks.
-pub(super) struct Blocks {
-    /// The number of the block received last.
-    pub(super) last: u32,
-    pub(super) octets: Vec<u8>,
+impl Session {
+    /// Whether any APDU may come, and go, in general blocks.
+    pub(super) const fn has_general_blocks(&self) -> bool {
+        self.conformance
+            .contains(Conformance::GENERAL_BLOCK_TRANSFER)
+    }
+}
+
+/// A request under way.
+pub(super) struct Exchange {
+    pub(super) session: Session,
+    pub(super) invoke: InvokeId,
+    /// How its APDUs are protected, and its answers.
+    pub(super) terms: Terms,
+    pub(super) purpose: Purpose,
+    /// Whether anything of it has left: after that it may be executed.
+    pub(super) begun: bool,
+}
+
+pub(super) enum Purpose {
+    /// Pass 3 of HLS; token and challenge are kept, the one so that it is known again should it come back.
+    Authenticate { token: Vec<u8>, challenge: Vec<u8> },
+    /// A command of the owner.
+    Command(Progress),
+}
+
+/// What is known of an APDU that the holder of the keys has.
+#[derive(Clone, Copy)]
+pub(super) struct Plain {
+    /// Its first octet.
+    pub(super) tag: u8,
+    /// Its fingerprint: in a plain association it must come back as it was.
+    pub(super) print: u64,
+}
+
+/// What follows a release.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The end.
+    End,
+    /// The association is opened once more: what was released was an old one, which the meter still held.
+    Again,
+}
+
+/// An APDU of the meter that is being deciphered, while the association waits for an answer or is idle.
+pub(super) struct Inbound {
+    pub(super) job: JobId,
+    /// The tag of its ciphering.
+    pub(super) tag: Option<u8>,
+    pub(super) terms: Terms,
+    /// Whether an answer was due when it came: one that came earlier is none.
+    pub(super) due: bool,
 }
 
 impl State {
@@ -116,13 +144,35 @@ impl State {
             | Self::Answering { job, .. }
             | Self::Verifying { job, .. }
             | Self::Protecting { job, .. }
-            | Self::Unprotecting { job, .. }
-            | Self::ProtectingRelease { job } => Some(*job),
+            | Self::ProtectingRelease { job, .. } => Some(*job),
             Self::Idle
+            | Self::Connecting
             | Self::AwaitingAare { .. }
             | Self::Ready { .. }
             | Self::Awaiting { .. }
             | Self::AwaitingRelease { .. }
+            | Self::Disconnecting { .. }
+            | Self::Released
+            | Self::Failed(_) => None,
+        }
+    }
+
+    /// When it has waited long enough.
+    pub(super) const fn deadline(&self) -> Option<u64> {
+        match self {
+            Self::AwaitingAare { deadline }
+            | Self::Awaiting { deadline, .. }
+            | Self::AwaitingRelease { deadline, .. }
+            | Self::Disconnecting { deadline, .. } => Some(*deadline),
+            Self::Idle
+            | Self::Connecting
+            | Self::ProtectingInitiate { .. }
+            | Self::UnprotectingInitiate { .. }
+            | Self::Answering { .. }
+            | Self::Verifying { .. }
+            | Self::Ready { .. }
+            | Self::Protecting { .. }
+            | Self::ProtectingRelease { .. }
             | Self::Released
             | Self::Failed(_) => None,
         }
@@ -130,17 +180,19 @@ impl State {
 
     pub(super) const fn awaiting(&self) -> Awaiting {
         match self {
-            Self::ProtectingInitiate { .. }
+            Self::Connecting
+            | Self::ProtectingInitiate { .. }
             | Self::AwaitingAare { .. }
             | Self::UnprotectingInitiate { .. } => Awaiting::Aare,
             Self::Answering { .. } | Self::Verifying { .. } => Awaiting::Authentication,
-            Self::Protecting { exchange, .. }
-            | Self::Awaiting { exchange, .. }
-            | Self::Unprotecting { exchange, .. } => exchange.purpose.awaiting(),
+            Self::Protecting { exchange, .. } | Self::Awaiting { exchange, .. } => {
+                exchange.purpose.awaiting()
+            }
             Self::Idle
             | Self::Ready { .. }
             | Self::ProtectingRelease { .. }
             | Self::AwaitingRelease { .. }
+            | Self::Disconnecting { .. }
             | Self::Released
             | Self::Failed(_) => Awaiting::Nothing,
         }
@@ -150,31 +202,49 @@ impl State {
         matches!(self, Self::Released | Self::Failed(_))
     }
 
-    /// Something received is being deciphered or checked.
-    pub(super) const fn is_unprotecting(&self) -> bool {
-        matches!(
-            self,
-            Self::UnprotectingInitiate { .. } | Self::Unprotecting { .. } | Self::Verifying { .. }
-        )
+    /// Whether the meter may tell something now that nobody asked for.
+    pub(super) const fn is_open(&self) -> bool {
+        match self {
+            Self::Ready { .. } => true,
+            Self::Protecting { exchange, .. } | Self::Awaiting { exchange, .. } => {
+                matches!(exchange.purpose, Purpose::Command(_))
+            }
+            Self::Idle
+            | Self::Connecting
+            | Self::ProtectingInitiate { .. }
+            | Self::AwaitingAare { .. }
+            | Self::UnprotectingInitiate { .. }
+            | Self::Answering { .. }
+            | Self::Verifying { .. }
+            | Self::ProtectingRelease { .. }
+            | Self::AwaitingRelease { .. }
+            | Self::Disconnecting { .. }
+            | Self::Released
+            | Self::Failed(_) => false,
+        }
     }
 
-    pub(super) const fn is_releasing(&self) -> bool {
+    /// Something received is being deciphered or checked, on which the next step depends.
+    pub(super) const fn is_judging(&self) -> bool {
         matches!(
             self,
-            Self::ProtectingRelease { .. } | Self::AwaitingRelease { .. }
+            Self::UnprotectingInitiate { .. } | Self::Verifying { .. }
         )
     }
 
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Idle => "not open",
-            Self::ProtectingInitiate { .. }
+            Self::Connecting
+            | Self::ProtectingInitiate { .. }
             | Self::AwaitingAare { .. }
             | Self::UnprotectingInitiate { .. } => "opening",
             Self::Answering { .. } | Self::Verifying { .. } => "authenticating",
             Self::Ready { .. } => "open and idle",
-            Self::Protecting { .. } | Self::Awaiting { .. } | Self::Unprotecting { .. } => "busy",
-            Self::ProtectingRelease { .. } | Self::AwaitingRelease { .. } => "releasing",
+            Self::Protecting { .. } | Self::Awaiting { .. } => "busy",
+            Self::ProtectingRelease { .. }
+            | Self::AwaitingRelease { .. }
+            | Self::Disconnecting { .. } => "releasing",
             Self::Released => "released",
             Self::Failed(_) => "failed",
         }
@@ -185,7 +255,7 @@ impl Purpose {
     pub(super) const fn awaiting(&self) -> Awaiting {
         match self {
             Self::Authenticate { .. } => Awaiting::Authentication,
-            Self::Command { .. } => Awaiting::Answer,
+            Self::Command(_) => Awaiting::Answer,
         }
     }
 }

@@ -28,21 +28,7 @@ impl Ciphered {
     /// # Errors
     /// What is malformed, with its offset.
     pub fn decode(octets: &[u8]) -> Result<Self, Error> {
-        let mut reader = Reader::new(octets);
-        let tag = reader.u8()?;
-        let title = if matches!(tag, GENERAL_GLO | GENERAL_DED) {
-            SystemTitle::read_optional(&mut reader)?
-        } else if plain_tag(tag).is_some() {
-            None
-        } else {
-            return Err(Error::Unexpected {
-                offset: 0,
-                expected: "a ciphering tag (21 28 2E C8..CF D0..D7 DB DC)",
-                found: tag,
-            });
-        };
-        let content = Content::read(&mut reader)?;
-        reader.finish()?;
+        let (tag, title, content) = take_apart(octets)?;
         let Content {
             control,
             counter,
@@ -68,6 +54,26 @@ impl Ciphered {
         Content::of(self.control, self.counter, &self.body).put(&mut out);
         out
     }
+}
+
+/// Tag, title and content, without copying any of it.
+pub(super) fn take_apart(octets: &[u8]) -> Result<(u8, Option<SystemTitle>, Content<'_>), Error> {
+    let mut reader = Reader::new(octets);
+    let tag = reader.u8()?;
+    let title = if matches!(tag, GENERAL_GLO | GENERAL_DED) {
+        SystemTitle::read_optional(&mut reader)?
+    } else if plain_tag(tag).is_some() {
+        None
+    } else {
+        return Err(Error::Unexpected {
+            offset: 0,
+            expected: "a ciphering tag (21 28 2E C8..CF D0..D7 DB DC)",
+            found: tag,
+        });
+    };
+    let content = Content::read(&mut reader)?;
+    reader.finish()?;
+    Ok((tag, title, content))
 }
 
 /// The ciphered content, which is the same in every form: control octet, counter, body.

@@ -1,9 +1,9 @@
 //! What an APDU says of its own protection.
 
+use super::ciphered::take_apart;
 use super::{
-    Ciphered, GENERAL_CIPHERING, GENERAL_DED, GENERAL_GLO, GENERAL_SIGNING, GeneralCiphering,
-    GeneralSigning, KeyChoice, KeyInfo, Protection, SecurityControl, SystemTitle, is_ciphered,
-    plain_tag,
+    GENERAL_CIPHERING, GENERAL_DED, GENERAL_GLO, GENERAL_SIGNING, GeneralCiphering, GeneralSigning,
+    KeyChoice, KeyInfo, Protection, SecurityControl, SystemTitle, is_ciphered, plain_tag,
 };
 use crate::agreement::KeyId;
 use crate::error::Error;
@@ -86,17 +86,17 @@ impl Envelope {
         if !is_ciphered(apdu) {
             return Ok(plain);
         }
-        let ciphered = Ciphered::decode(apdu)?;
+        let (tag, originator, content) = take_apart(apdu)?;
         Ok(Self {
-            protection: match ciphered.tag {
+            protection: match tag {
                 GENERAL_GLO => Protection::GeneralGlo,
                 GENERAL_DED => Protection::GeneralDed,
                 tag if plain_tag(tag).and_then(super::ded_tag) == Some(tag) => Protection::Ded,
                 _ => Protection::Glo,
             },
-            control: Some(ciphered.control),
-            counter: Some(ciphered.counter),
-            originator: ciphered.title,
+            control: Some(content.control),
+            counter: Some(content.counter),
+            originator,
             ..plain
         })
     }

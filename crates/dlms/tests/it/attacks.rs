@@ -70,7 +70,7 @@ fn wrong_keys_and_titles_end_in_a_security_cause() {
         } else {
             Exception::DECIPHERING
         };
-        assert_eq!(cause, Cause::Exception(expected));
+        assert_eq!(cause, Cause::NotOpened(expected));
         assert_eq!(cause.class(), CauseClass::Security);
         assert!(pair.asked.is_empty());
     }

@@ -1,0 +1,75 @@
+//! What the meter says unasked.
+
+use alloc::vec::Vec;
+
+use super::state::{Plain, State};
+use super::{Client, Effect, Event};
+use crate::cause::Awaiting;
+use crate::cipher::{CipherFailure, CipherOutput, JobId};
+use crate::security::SystemTitle;
+use crate::service::Notification;
+use crate::terms::Terms;
+
+/// A confirmation that is being ciphered.
+pub(super) struct Confirming {
+    pub(super) job: JobId,
+    plain: Plain,
+    terms: Terms,
+}
+
+impl Client {
+    /// One that cannot be read is dropped: it answers nothing, so nothing is lost that was asked for.
+    pub(super) fn on_notification(&mut self, now_ms: u64, terms: Terms, apdu: &[u8]) {
+        if !self.state.is_open() {
+            return;
+        }
+        let Ok(notification) = Notification::decode(apdu) else {
+            return;
+        };
+        if let Some(confirmation) = notification.confirmation() {
+            self.confirm(now_ms, terms, confirmation.encode());
+        }
+        self.effects
+            .push_back(Effect::Event(Event::Notified(notification)));
+    }
+
+    /// In the form the notification had. One confirmation at a time: a meter that goes on repeats what was not confirmed.
+    fn confirm(&mut self, now_ms: u64, terms: Terms, apdu: Vec<u8>) {
+        if !terms.protects() {
+            self.transmit_confirmation(now_ms, apdu);
+        } else if self.confirming.is_none() {
+            let (job, plain) = self.protect(apdu, terms);
+            self.confirming = Some(Confirming { job, plain, terms });
+        }
+    }
+
+    pub(super) fn on_confirmation(
+        &mut self,
+        now_ms: u64,
+        confirming: &Confirming,
+        result: Result<CipherOutput, CipherFailure>,
+    ) {
+        let terms = (confirming.terms, self.server_title());
+        let apdu = self.protected(Awaiting::Nothing, confirming.plain, terms, result);
+        if let (Ok(apdu), true) = (apdu, self.state.is_open()) {
+            self.transmit_confirmation(now_ms, apdu);
+        }
+    }
+
+    /// A link that cannot take it now leaves the meter without confirmation, which then repeats itself.
+    fn transmit_confirmation(&mut self, now_ms: u64, apdu: Vec<u8>) {
+        let suspect = self.suspect.take();
+        self.transmit(now_ms, apdu).ok();
+        self.suspect = suspect;
+    }
+
+    fn server_title(&self) -> Option<SystemTitle> {
+        match &self.state {
+            State::Ready { session } => session.server_title,
+            State::Protecting { exchange, .. } | State::Awaiting { exchange, .. } => {
+                exchange.session.server_title
+            }
+            _ => None,
+        }
+    }
+}
