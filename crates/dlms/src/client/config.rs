@@ -40,6 +40,9 @@ pub struct ClientConfig {
     pub certificate: Option<Vec<u8>>,
     /// The longest APDU the client receives, ciphering included; 0 means no limit.
     pub max_pdu: u16,
+    /// The longest APDU, ciphering included, that one frame of the link carries; 0 means not known. A longer command goes
+    /// in blocks, even if the meter receives more: a network that cuts packets up loses what has one fragment missing.
+    pub frame: u16,
     /// Proposed services. General protection is added where `protection` or `signed` needs it.
     pub conformance: Conformance,
     /// How long to wait for each answer, in milliseconds.
@@ -68,6 +71,7 @@ impl Default for ClientConfig {
             authentication_value: Vec::new(),
             certificate: None,
             max_pdu: 1024,
+            frame: 0,
             conformance: Conformance::RESET,
             answer_timeout_ms: 10_000,
             release: true,

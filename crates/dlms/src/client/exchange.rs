@@ -85,7 +85,11 @@ impl Client {
         match self.protected(exchange.purpose.awaiting(), plain, terms, result) {
             Ok(apdu) => {
                 exchange.begun = true;
-                let limit = exchange.session.limit();
+                // Passes 3 and 4 have no blocks of their own.
+                let limit = match exchange.purpose {
+                    Purpose::Command(_) => exchange.session.limit(),
+                    Purpose::Authenticate { .. } => exchange.session.received(),
+                };
                 let deadline = self.deadline(now_ms);
                 self.state = State::Awaiting { deadline, exchange };
                 if let Err(cause) = self.transmit_request(now_ms, apdu, limit) {

@@ -257,6 +257,7 @@ impl Client {
             server_title,
             conformance: response.conformance & self.config.proposed(),
             max_pdu: response.max_pdu,
+            frame: self.config.frame,
             invoke: InvokeId::new(1),
         })
     }

@@ -68,25 +68,35 @@ pub(super) struct Session {
     pub(super) server_title: Option<SystemTitle>,
     pub(super) conformance: Conformance,
     pub(super) max_pdu: u16,
+    /// What one frame of the link carries; 0 if it is not known.
+    pub(super) frame: u16,
     /// Of the next request.
     pub(super) invoke: InvokeId,
 }
 
 impl Session {
     /// The longest APDU the meter receives.
-    pub(super) fn limit(&self) -> usize {
-        match self.max_pdu {
-            0 => usize::from(u16::MAX),
-            limit => usize::from(limit),
-        }
+    pub(super) fn received(&self) -> usize {
+        or_any(self.max_pdu)
     }
-}
 
-impl Session {
+    /// The longest APDU a command may go in.
+    pub(super) fn limit(&self) -> usize {
+        or_any(self.max_pdu).min(or_any(self.frame))
+    }
+
     /// Whether any APDU may come, and go, in general blocks.
     pub(super) const fn has_general_blocks(&self) -> bool {
         self.conformance
             .contains(Conformance::GENERAL_BLOCK_TRANSFER)
+    }
+}
+
+/// 0 is no limit but that of the wrapper.
+fn or_any(limit: u16) -> usize {
+    match limit {
+        0 => usize::from(u16::MAX),
+        limit => usize::from(limit),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use dlms::client::Event;
 use dlms::{
-    Cause, Conformance, Data, DataAccessResult, InvokeId, Mechanism, Protection, Request, Response,
+    Cause, Command, Conformance, Data, DataAccessResult, InvokeId, Mechanism, Protection, Request,
+    Response,
 };
 
-use crate::pair::{Pair, client_config, get, meter_config};
+use crate::pair::{COUNTER, Pair, client_config, get, meter_config};
 
 fn profile() -> Data {
     let row = |hour| {
@@ -59,6 +60,35 @@ fn a_value_that_fits_is_not_split_and_zero_is_no_limit() {
     pair.request(get());
     assert_eq!(pair.value(), profile());
     assert_eq!(pair.frames.len(), 4);
+}
+
+#[test]
+fn a_command_longer_than_a_frame_of_the_link_goes_in_blocks() {
+    let blocks = Conformance::SET | Conformance::BLOCK_TRANSFER_SET;
+    for protection in [Protection::Plain, Protection::Glo, Protection::GeneralGlo] {
+        let mut client = client_config(Mechanism::None, protection);
+        client.frame = 100;
+        client.conformance = blocks;
+        let mut meter = meter_config(Mechanism::None, protection.is_ciphered());
+        meter.conformance = blocks | Conformance::GENERAL_PROTECTION;
+        let mut pair = Pair::with(client, meter);
+        pair.open();
+        let Event::Opened { max_pdu, .. } = pair.event() else {
+            panic!("not opened")
+        };
+        assert!(max_pdu > 500, "the meter receives more");
+        pair.request(Command::Set {
+            attribute: COUNTER,
+            selection: None,
+            value: Data::OctetString(vec![7; 300]),
+        });
+        let sent = pair.frames.iter().skip(2).step_by(2);
+        let lengths: Vec<usize> = sent.map(|frame| frame.apdu.len()).collect();
+        assert!(
+            lengths[0] > 90 && lengths.iter().all(|length| *length <= 100),
+            "{lengths:?}"
+        );
+    }
 }
 
 #[test]
