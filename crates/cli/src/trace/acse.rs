@@ -421,8 +421,10 @@ fn authentication_value(
         }
         w.mark("tag", 1, |_| "charstring [0]".to_owned())?;
         let length = length(w, name)?;
-        w.leaf("value", length, |octets| match mechanism {
-            Some(2..) => {
+        // a server has no password to show; one of them leaves the mechanism's name out
+        let challenge = !request || mechanism >= Some(2);
+        w.leaf("value", length, |octets| match challenge {
+            true => {
                 c.talk.challenge(octets, request);
                 let whose = if request { "CtoS" } else { "StoC" };
                 Said::new(
@@ -430,7 +432,7 @@ fn authentication_value(
                     format!("challenge {whose}, {} octets", octets.len()),
                 )
             }
-            _ => Said::secret(octets, "password"),
+            false => Said::secret(octets, "password"),
         })
         .map(drop)
     })

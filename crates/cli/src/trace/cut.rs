@@ -95,6 +95,8 @@ fn wrapper(octets: &[u8]) -> Cut {
             None => Cut::open(Form::Wrapper, octets.len()),
         },
         Some([] | [0, 1, ..] | [FLAG, _, ..]) => Cut::whole(Form::Wrapper, len),
+        // the beginning of another, or too much: the next octets say
+        Some([0] | [FLAG]) => Cut::open(Form::Wrapper, octets.len()),
         Some(_) => Cut::whole(Form::Wrapper, later(octets, len).unwrap_or(octets.len())),
     }
 }
@@ -142,22 +144,24 @@ fn hdlc(octets: &[u8]) -> Cut {
     }
 }
 
-/// A frame that ends at `end`, its closing flag included.
+/// A frame that ends at `end`, its closing flag included. More flags may fill the time to the next.
 fn closed(octets: &[u8], end: usize) -> Cut {
     let rest = octets.get(end..).unwrap_or_default();
-    let mut cut = Cut::whole(Form::Hdlc, end);
-    match rest {
-        [] | [0, 1, _, ..] => {}
-        rest if rest.iter().all(|octet| *octet == FLAG) => {
-            cut = Cut::whole(Form::Hdlc, octets.len())
-        }
-        [FLAG, ..] => {}
-        rest if hdlc::length(rest).is_some_and(|len| rest.get(len) == Some(&FLAG)) => {
-            cut.next = end.saturating_sub(1);
-        }
-        _ => cut = Cut::whole(Form::Hdlc, later(octets, end).unwrap_or(octets.len())),
+    let fill = rest.iter().take_while(|octet| **octet == FLAG).count();
+    let after = rest.get(fill..).unwrap_or_default();
+    let filled = Cut::whole(Form::Hdlc, end.saturating_add(fill));
+    match after {
+        [] if fill == 0 => filled,
+        // the beginning of another, or too much: the next octets say
+        [] | [0] | [0, 1] => Cut::open(Form::Hdlc, octets.len()),
+        [0, 1, ..] => filled,
+        [high, ..] if fill > 0 && high & 0xf0 == 0xa0 => Cut::whole(Form::Hdlc, end),
+        _ if hdlc::length(after).is_some_and(|len| after.get(len) == Some(&FLAG)) => Cut {
+            next: end.saturating_sub(1),
+            ..Cut::whole(Form::Hdlc, end)
+        },
+        _ => Cut::whole(Form::Hdlc, later(octets, end).unwrap_or(octets.len())),
     }
-    cut
 }
 
 /// The end of a broken frame: where a good one begins, else where all ends.

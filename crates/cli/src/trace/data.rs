@@ -82,19 +82,17 @@ fn string(tag: u8, octets: &[u8]) -> Said {
         let text = String::from_utf8_lossy(octets).into_owned();
         return Said::new(text.clone(), format!("{text:?}")).also("hex", hex);
     }
-    let said = match (octets, clock::date_time(octets), words(octets)) {
-        (_, Some(time), _) => return Said::new(hex, time.clone()).also("date_time", time),
+    match (octets, clock::date_time(octets), words(octets)) {
+        (_, Some(time), _) => Said::new(hex, time.clone()).also("date_time", time),
         (&[a, b, c, d, e, f @ 0xff], ..) => {
-            let name = dlms::Obis::new([a, b, c, d, e, f]);
-            let said = objects::named(name.bytes());
-            return Said::new(hex, said.clone())
-                .also("obis", name.to_string())
-                .also("object", objects::name(name.bytes()));
+            let obis = [a, b, c, d, e, f];
+            Said::new(hex, objects::named(obis))
+                .also("obis", dlms::Obis::new(obis).to_string())
+                .also("object", objects::name(obis))
         }
         (_, _, Some(words)) => Said::new(hex, format!("{words:?}")).also("text", words),
         _ => Said::new(hex, format!("{} octets", octets.len())),
-    };
-    said
+    }
 }
 
 /// Octets that are printable ASCII, as text.

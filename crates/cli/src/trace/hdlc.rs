@@ -1,13 +1,15 @@
 //! HDLC frames of format type 3 (IEC 62056-46): flags, format, addresses, control, check sequences, information.
 
-use std::collections::HashMap;
-
 use serde_json::{Map, Value, json};
 
-use super::apdu;
 use super::fault::{Fault, Kind};
-use super::talk::{Context, Part};
-use super::walk::{Said, Step, Walk, first, unsigned};
+use super::talk::Context;
+use super::walk::{Said, Step, Walk, first};
+
+mod information;
+
+use information::Field;
+pub(crate) use information::Segments;
 
 /// The flag that opens and closes a frame.
 pub(crate) const FLAG: u8 = 0x7e;
@@ -29,19 +31,6 @@ pub(crate) fn length(octets: &[u8]) -> Option<usize> {
         }
         _ => None,
     }
-}
-
-/// Segments of information fields that wait for their last one, by who sends to whom.
-pub(crate) type Segments = HashMap<String, Segmented>;
-
-/// The beginning of a segmented information field.
-#[derive(Default)]
-pub(crate) struct Segmented {
-    octets: Vec<u8>,
-    /// N(S) of the last segment.
-    sequence: u8,
-    last: Vec<u8>,
-    count: usize,
 }
 
 /// What a frame is made of, before its octets are gone through.
@@ -101,12 +90,21 @@ fn walk(
         check(w, "HCS", Kind::WrongHcs, start, said)?;
         if w.partial.is_some() {
             let left = w.left();
-            return w.region(left, |w| payload(w, c)).map(|()| None);
+            return w
+                .region(left, |w| information::payload(w, c))
+                .map(|()| None);
         }
         let info = left.saturating_sub(CHECK.saturating_mul(2));
         let sound = w.fault.is_none() && fcs_fits(w, info, start);
         w.whole = sound;
-        joined = information(w, c, segments, &header, info, said, sound)?;
+        let field = Field {
+            control: header.control,
+            segmented: header.segmented,
+            stream: &header.stream,
+            len: info,
+            sound,
+        };
+        joined = information::walk(w, c, segments, &field, said)?;
     }
     check(w, "FCS", Kind::WrongFcs, start, said)?;
     while w.peek() == Some(FLAG) {
@@ -161,35 +159,34 @@ fn shape(w: &mut Walk<'_>) -> Step<Shape> {
     let between = rest
         .len()
         .saturating_sub(usize::from(rest.last() == Some(&FLAG)));
-    let fault = if rest.len() <= promised {
-        let end = octets.len();
-        match rest.last() {
-            Some(&FLAG) => mismatch(flags, promised, between),
-            _ if rest.len() == promised => {
-                Fault::new(Kind::Truncated, end, "the closing flag 7e", "the end")
-            }
-            _ => Fault::new(
-                Kind::Truncated,
-                end,
-                format!("{promised} octets and the closing flag"),
-                format!("{} and the end", rest.len()),
-            ),
-        }
-    } else if sound(rest.get(..promised).unwrap_or_default()) {
+    let (fault, body) = unclosed(octets, flags, promised, between);
+    w.record(fault);
+    Ok(shape(body))
+}
+
+/// A frame whose closing flag is not where its length says: why, and how many octets count as its own.
+fn unclosed(octets: &[u8], flags: usize, promised: usize, between: usize) -> (Fault, usize) {
+    let rest = octets.get(flags..).unwrap_or_default();
+    let end = octets.len();
+    let truncated = |expected: String, found: String| {
+        (Fault::new(Kind::Truncated, end, expected, found), between)
+    };
+    if rest.len() > promised && sound(rest.get(..promised).unwrap_or_default()) {
         let found = rest.get(promised).copied().unwrap_or_default();
         let at = flags.saturating_add(promised);
-        w.record(Fault::new(
-            Kind::MissingFlag,
-            at,
-            "the closing flag 7e",
-            format!("{found:02x}"),
-        ));
-        return Ok(shape(promised));
+        let expected = "the closing flag 7e";
+        let fault = Fault::new(Kind::MissingFlag, at, expected, format!("{found:02x}"));
+        (fault, promised)
+    } else if rest.len() > promised || rest.last() == Some(&FLAG) {
+        (mismatch(flags, promised, between), between)
+    } else if rest.len() == promised {
+        truncated("the closing flag 7e".to_owned(), "the end".to_owned())
     } else {
-        mismatch(flags, promised, between)
-    };
-    w.record(fault);
-    Ok(shape(between))
+        truncated(
+            format!("{promised} octets and the closing flag"),
+            format!("{} and the end", rest.len()),
+        )
+    }
 }
 
 fn mismatch(at: usize, promised: usize, found: usize) -> Fault {
@@ -377,59 +374,6 @@ fn check(
     Ok(())
 }
 
-/// The information field. The value is an APDU that came in segments, once it is whole.
-fn information(
-    w: &mut Walk<'_>,
-    c: &mut Context<'_>,
-    segments: &mut Segments,
-    header: &Header,
-    len: usize,
-    said: &mut Map<String, Value>,
-    sound: bool,
-) -> Step<Option<Value>> {
-    match kind(header.control) {
-        "SNRM" | "UA" if len > 0 => {
-            if sound {
-                segments.remove(&header.stream);
-            }
-            w.region(len, |w| parameters(w, said))?;
-            Ok(None)
-        }
-        "FRMR" => {
-            w.region(len, rejection)?;
-            Ok(None)
-        }
-        "I" if header.segmented || segments.contains_key(&header.stream) => {
-            segment(w, c, segments, header, len, sound)
-        }
-        "I" | "UI" => {
-            w.region(len, |w| payload(w, c))?;
-            Ok(None)
-        }
-        _ => {
-            w.region(len, |w| {
-                w.rest_as("information");
-                Ok(())
-            })?;
-            Ok(None)
-        }
-    }
-}
-
-/// LLC header and APDU. A field without the header is a later segment of something this input does not have.
-fn payload(w: &mut Walk<'_>, c: &mut Context<'_>) -> Step {
-    if llc(w)? || is_apdu(w.ahead()) {
-        return apdu::apdu(w, c);
-    }
-    w.rest_as("information");
-    w.note("no LLC header: a later segment of an APDU that does not begin in this input");
-    Ok(())
-}
-
-fn is_apdu(octets: &[u8]) -> bool {
-    super::explain::apdu_fault(octets).is_none()
-}
-
 /// The LLC header (IEC 62056-46, 6.2): E6 E6 00 of a command, E6 E7 00 of a response.
 pub(crate) fn llc(w: &mut Walk<'_>) -> Step<bool> {
     if !matches!(w.ahead(), [0xe6, 0xe6 | 0xe7, ..]) {
@@ -440,157 +384,4 @@ pub(crate) fn llc(w: &mut Walk<'_>) -> Step<bool> {
         _ => "response".to_owned(),
     })?;
     Ok(true)
-}
-
-fn segment(
-    w: &mut Walk<'_>,
-    c: &mut Context<'_>,
-    segments: &mut Segments,
-    header: &Header,
-    len: usize,
-    sound: bool,
-) -> Step<Option<Value>> {
-    let octets = w.ahead().get(..len).unwrap_or(w.ahead()).to_vec();
-    let sequence = header.control >> 1 & 0x07;
-    let begins = matches!(octets.as_slice(), [0xe6, 0xe6 | 0xe7, ..]);
-    let follows = segments
-        .get(&header.stream)
-        .is_some_and(|earlier| sequence == (earlier.sequence + 1) % 8);
-    let repeats = segments
-        .get(&header.stream)
-        .is_some_and(|earlier| sequence == earlier.sequence && octets == earlier.last);
-    if repeats {
-        w.note("sent again: counted once");
-        w.region(len, rest_of_segment)?;
-        return Ok(None);
-    }
-    if begins && !follows {
-        segments.remove(&header.stream);
-        if !header.segmented {
-            w.region(len, |w| payload(w, c))?;
-            return Ok(None);
-        }
-    }
-    let new = !segments.contains_key(&header.stream);
-    if new && begins {
-        // as much as this segment holds of it
-        w.partial = Some(w.at().saturating_add(len));
-        w.region(len, |w| payload(w, c))?;
-        w.partial = None;
-        w.note("the first segment of a longer APDU");
-    } else {
-        w.region(len, rest_of_segment)?;
-    }
-    if !sound || (new && !begins) {
-        return Ok(None);
-    }
-    let earlier = segments.entry(header.stream.clone()).or_default();
-    earlier.octets.extend_from_slice(&octets);
-    earlier.sequence = sequence;
-    earlier.last = octets;
-    earlier.count = earlier.count.saturating_add(1);
-    if header.segmented {
-        return Ok(None);
-    }
-    let whole = segments.remove(&header.stream).unwrap_or_default();
-    w.note(format!("the last of {} segments", whole.count));
-    Ok(Some(join(w, c, whole.octets)))
-}
-
-fn rest_of_segment(w: &mut Walk<'_>) -> Step {
-    w.rest_as("segment of an information field");
-    Ok(())
-}
-
-fn join(w: &mut Walk<'_>, c: &mut Context<'_>, octets: Vec<u8>) -> Value {
-    let mut inner = Walk::new(&octets);
-    inner.whole = true;
-    let walked = llc(&mut inner).and_then(|_| apdu::apdu(&mut inner, c));
-    if walked.is_ok() {
-        inner.trailing();
-    }
-    let (tree, fault, notes) = inner.finish();
-    notes.into_iter().for_each(|note| w.note(note));
-    if let Some(fault) = fault {
-        w.record(fault.within("joined information field"));
-    }
-    let json = tree
-        .find("apdu")
-        .map_or(Value::Null, super::node::Node::json);
-    c.parts.insert(
-        0,
-        Part::new("joined information field", octets.clone(), tree),
-    );
-    json
-}
-
-/// What SNRM proposes and UA grants (IEC 62056-46, 6.4.4.4.3.2).
-fn parameters(w: &mut Walk<'_>, said: &mut Map<String, Value>) -> Step {
-    let mut found = Map::new();
-    let result = w.group("negotiation parameters", |w| {
-        w.mark("format-identifier", 1, |_| String::new())?;
-        w.mark("group-identifier", 1, |_| String::new())?;
-        let length = w.length("parameters")?;
-        w.within(length, Kind::LengthMismatch, |w| {
-            while w.left() > 0 {
-                let id = w.mark("parameter-identifier", 1, |octets| {
-                    parameter(first(octets)).to_owned()
-                })?;
-                let name = parameter(first(id));
-                let value = w.prefixed(name, |octets| {
-                    Said::new(unsigned(octets), unsigned(octets).to_string())
-                })?;
-                let key = name.replace('-', "_");
-                found.insert(key, json!(unsigned(value)));
-            }
-            Ok(())
-        })
-    });
-    said.insert("parameters".to_owned(), Value::Object(found));
-    result
-}
-
-const fn parameter(id: u8) -> &'static str {
-    match id {
-        5 => "max-info-transmit",
-        6 => "max-info-receive",
-        7 => "window-transmit",
-        8 => "window-receive",
-        _ => "parameter",
-    }
-}
-
-/// The information of FRMR: what was rejected, and why.
-fn rejection(w: &mut Walk<'_>) -> Step {
-    if w.left() != 3 {
-        w.rest_as("information");
-        return Ok(());
-    }
-    w.leaf("rejected-control", 1, |octets| {
-        let (value, text) = control(first(octets));
-        Said::new(value, text)
-    })?;
-    w.leaf("sequence-variables", 1, |octets| {
-        let octet = first(octets);
-        let (send, receive) = (octet >> 1 & 0x07, octet >> 5);
-        Said::new(
-            json!({ "vs": send, "vr": receive }),
-            format!("V(S) {send}, V(R) {receive}"),
-        )
-    })?;
-    w.leaf("reason", 1, |octets| {
-        let names = [
-            "W: control field undefined",
-            "X: information not permitted",
-            "Y: information field too long",
-            "Z: N(R) invalid",
-        ];
-        let said: Vec<_> = (0..)
-            .zip(names)
-            .filter(|(bit, _)| first(octets) >> bit & 1 != 0)
-            .map(|(_, name)| name)
-            .collect();
-        Said::new(said.join(", "), said.join(", "))
-    })
-    .map(drop)
 }

@@ -170,12 +170,12 @@ fn token(word: &str, alone: bool) -> Token {
     let digits: String = word.chars().filter(|c| !matches!(c, ':' | '-')).collect();
     let parts_even = word
         .split([':', '-'])
-        .all(|part| part.len() % 2 == 0 || part.len() == 1 && word.len() > 1);
+        .all(|part| part.len().is_multiple_of(2) || part.len() == 1 && word.len() > 1);
     if digits.is_empty() {
         return Token::Word;
     }
     if digits.chars().all(|c| c.is_ascii_hexdigit()) {
-        if digits.len() == word.len() && digits.len() % 2 == 0 {
+        if digits.len() == word.len() && digits.len().is_multiple_of(2) {
             return hex::decode(&digits).map_or(Token::Word, Token::Octets);
         }
         if digits.len() != word.len() && parts_even {
