@@ -4,7 +4,7 @@ use std::mem;
 
 use crate::{
     Auth, Error, Happening, LabKeys, MeterOptions, Profile,
-    cipher::Counters,
+    cipher::{Cipher, KeptCounters},
     fault::{ArmedFault, FaultKind},
     logs::{EventLog, LoadProfile, RingLog, code},
     nvram::{Nvram, StateFile},
@@ -23,7 +23,7 @@ pub(crate) struct Device {
     pub(crate) events: EventLog,
     pub(crate) load_profile: LoadProfile,
     pub(crate) ring: RingLog,
-    pub(crate) counters: Counters,
+    pub(crate) cipher: Cipher,
     pub(crate) fault: ArmedFault,
     /// A reset that was accepted and happens once its answer is out.
     accepted: Option<Tier>,
@@ -81,7 +81,7 @@ impl Device {
             events: nvram.events,
             load_profile: nvram.load_profile,
             ring: RingLog::default(),
-            counters: nvram.counters,
+            cipher: Cipher::new(&options.lab_keys, nvram.counters, nvram.keys)?,
             fault: ArmedFault::new(options.fault),
             accepted: None,
             booting: None,
@@ -229,7 +229,7 @@ impl Device {
             self.log(now, code::NV_MEMORY);
         }
         if self.fault.is(FaultKind::CounterRollback) {
-            self.counters.roll_back();
+            self.cipher.roll_back();
         }
         if self.fault.is(FaultKind::StaySilent) {
             self.hardware.comm.dies_in_post = true;
@@ -294,8 +294,8 @@ impl Device {
 
     pub(crate) fn tell_counters(&mut self) {
         let what = Happening::Counters {
-            client: self.counters.client(),
-            server: self.counters.server(),
+            client: self.cipher.client(),
+            server: self.cipher.server(),
             power_failures: self.hardware.power_failures,
         };
         self.tell(what);
@@ -322,12 +322,14 @@ impl Device {
         let Some(file) = &self.state_file else {
             return Ok(());
         };
+        let (counters, keys) = self.cipher.kept();
         file.save(&Nvram {
             relay: self.hardware.relay.clone(),
             power_failures: self.hardware.power_failures,
             import_mwh: self.hardware.import_mwh,
             clock_offset_ms: self.rtc.offset_ms,
-            counters: self.counters.clone(),
+            counters,
+            keys,
             events: self.events.clone(),
             load_profile: self.load_profile.clone(),
         })
@@ -350,7 +352,8 @@ fn fresh(options: &MeterOptions, host_ms: i64) -> Nvram {
         power_failures: 0,
         import_mwh: u64::from(START_WH) * 1000,
         clock_offset_ms: 0,
-        counters: Counters::default(),
+        counters: KeptCounters::default(),
+        keys: None,
         events: EventLog::default(),
         load_profile: LoadProfile::with_history(host_ms, START_WH, wh_per_period),
     }
@@ -359,5 +362,6 @@ fn fresh(options: &MeterOptions, host_ms: i64) -> Nvram {
 /// What a fresh meter has measured so far.
 const START_WH: u32 = 1_234_000;
 
+mod keys;
 #[cfg(test)]
 pub(crate) mod tests;

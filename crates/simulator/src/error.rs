@@ -13,6 +13,9 @@ pub enum Error {
         /// What is wrong and what to write instead.
         reason: String,
     },
+    /// Keys, of the laboratory or of the state file, do not belong to the meter's suite.
+    #[error(transparent)]
+    Keys(#[from] softcipher::KeyError),
     /// The address to listen on is not to be had.
     #[error("meter cannot listen on {address}: {source}; choose a free address with --listen")]
     Listen {

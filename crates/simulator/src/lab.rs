@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use softcipher::Keys;
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 
 use crate::Error;
@@ -19,6 +20,7 @@ pub struct LabKeys {
     server_system_title: [u8; 8],
     ek: [u8; 16],
     ak: [u8; 16],
+    kek: Option<[u8; 16]>,
     password: Vec<u8>,
 }
 
@@ -30,6 +32,7 @@ struct File {
     server_system_title: String,
     ek: String,
     ak: String,
+    kek: Option<String>,
     #[serde(default)]
     password: String,
 }
@@ -63,6 +66,7 @@ impl LabKeys {
             server_system_title: [0; 8],
             ek: [0; 16],
             ak: [0; 16],
+            kek: None,
             password,
         };
         unhex(
@@ -77,6 +81,9 @@ impl LabKeys {
         )?;
         unhex("ek", &file.ek, &mut keys.ek)?;
         unhex("ak", &file.ak, &mut keys.ak)?;
+        if let Some(kek) = &file.kek {
+            unhex("kek", kek, keys.kek.insert([0; 16]))?;
+        }
         if keys.client_system_title == keys.server_system_title {
             // the two ends would build the same nonces under the same key
             return Err(
@@ -93,6 +100,7 @@ impl LabKeys {
             server_system_title: *b"LKM\0\0\0\0\0",
             ek: [0; 16],
             ak: [0; 16],
+            kek: Some([0; 16]),
             password: vec![0; 8],
         };
         if let Some(serial) = keys.client_system_title.get_mut(3..) {
@@ -104,6 +112,7 @@ impl LabKeys {
         random(&mut keys.ek);
         random(&mut keys.ak);
         random(&mut keys.password);
+        random(keys.kek.get_or_insert_default());
         keys
     }
 
@@ -128,8 +137,12 @@ impl LabKeys {
             ("server_system_title", &self.server_system_title),
             ("ek", &self.ek),
             ("ak", &self.ak),
+            ("kek", self.kek.as_ref().map_or(&[], <[u8; 16]>::as_slice)),
             ("password", &self.password),
-        ] {
+        ]
+        .into_iter()
+        .filter(|(name, value)| *name == "password" || !value.is_empty())
+        {
             let mut hex = hex::encode(value);
             for part in [name, " = \"", hex.as_str(), "\"\n"] {
                 text.push_str(part);
@@ -163,6 +176,22 @@ impl LabKeys {
     #[must_use]
     pub fn ak(&self) -> &[u8; 16] {
         &self.ak
+    }
+
+    /// Key-encryption key (KEK): what other keys are wrapped with when they are changed. Without it they cannot be.
+    #[must_use]
+    pub fn kek(&self) -> Option<&[u8; 16]> {
+        self.kek.as_ref()
+    }
+
+    /// All of them, as the software cipher wants them.
+    pub(crate) fn keys(&self) -> Keys {
+        Keys {
+            encryption: Some(self.ek.into()),
+            authentication: Some(self.ak.into()),
+            master: self.kek.map(Into::into),
+            ..Keys::default()
+        }
     }
 
     /// Password of low-level security; may be empty.
@@ -225,8 +254,9 @@ password = "3132333435363738"
     fn bad_files_are_refused_without_repeating_a_key() {
         let ek = "000102030405060708090A0B0C0D0E0F";
         let cases = [
-            GOOD.replace("ek =", "kek ="),
+            GOOD.replace("\nek =", "\ndek ="),
             format!("{GOOD}hls6 = \"00\"\n"),
+            format!("{GOOD}kek = \"00\"\n"),
             GOOD.replace(ek, "0001"),
             GOOD.replace(ek, "zz0102030405060708090A0B0C0D0E0F"),
             GOOD.replace(&format!("\"{ek}\""), ek),
@@ -269,8 +299,8 @@ password = "3132333435363738"
         );
         let read = LabKeys::read(&path).unwrap();
         assert_eq!(
-            (read.ek, read.ak, &read.password),
-            (keys.ek, keys.ak, &keys.password)
+            (read.ek, read.ak, read.kek, &read.password),
+            (keys.ek, keys.ak, keys.kek, &keys.password)
         );
         assert!(read.server_system_title.starts_with(b"LKM"));
         assert!(

@@ -14,6 +14,8 @@ pub(crate) mod code {
     pub(crate) const NV_MEMORY: u16 = 14;
     /// The watchdog restarted the software.
     pub(crate) const WATCHDOG: u16 = 15;
+    /// Global keys were changed.
+    pub(crate) const KEYS_CHANGED: u16 = 48;
     /// A log was cleared.
     pub(crate) const CLEARED: u16 = 255;
     /// Cold start, the procedure's "1.1".

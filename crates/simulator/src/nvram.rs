@@ -2,14 +2,17 @@
 
 use std::{
     fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::{
     Error,
-    cipher::Counters,
+    cipher::{KeptCounters, KeptKeys},
     logs::{EventLog, LoadProfile},
     physics::Relay,
 };
@@ -22,7 +25,10 @@ pub(crate) struct Nvram {
     pub(crate) power_failures: u32,
     pub(crate) import_mwh: u64,
     pub(crate) clock_offset_ms: i64,
-    pub(crate) counters: Counters,
+    pub(crate) counters: KeptCounters,
+    /// Keys that were changed over the air.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) keys: Option<KeptKeys>,
     pub(crate) events: EventLog,
     pub(crate) load_profile: LoadProfile,
 }
@@ -49,9 +55,16 @@ impl StateFile {
 
     pub(crate) fn save(&self, nvram: &Nvram) -> Result<(), Error> {
         let octets = serde_json::to_vec(nvram).map_err(|error| self.bad(&error))?;
+        let octets = Zeroizing::new(octets); // there may be keys in it
         let mut new = self.path.clone().into_os_string();
         new.push(".new");
-        fs::write(&new, octets)
+        fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut file| file.write_all(&octets))
             .and_then(|()| fs::rename(&new, &self.path))
             .map_err(|error| self.bad(&error))
     }

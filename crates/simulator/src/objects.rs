@@ -174,7 +174,7 @@ impl Device {
         now: u64,
     ) -> Result<Option<Data>, u8> {
         let object = self.reachable(view, method.class_id, method.name)?;
-        if !object.methods(view).contains(&method.index) {
+        if !self.methods(view, object).contains(&method.index) {
             return Err(result::READ_WRITE_DENIED);
         }
         match (object.class_id, object.name, method.index) {
@@ -194,6 +194,8 @@ impl Device {
                 script(parameter)?;
                 self.wipe(now);
             }
+            (64, _, 2) => self.transfer_keys(parameter)?,
+            (64, _, 3) => return self.agree_keys(parameter).map(Some),
             (70, _, index) => {
                 zero(parameter)?;
                 self.move_relay(index);
@@ -209,6 +211,21 @@ impl Device {
             _ => return Err(result::READ_WRITE_DENIED),
         }
         Ok(None)
+    }
+
+    /// The methods of a client. Keys are changed by who ciphers, and as far as the meter has what it takes.
+    fn methods(&self, view: View, object: &Object) -> &'static [i8] {
+        match view {
+            View::Public => &[],
+            View::Management if object.name == name::SECURITY_SETUP => {
+                if self.is_ciphered(view) {
+                    self.cipher.key_methods()
+                } else {
+                    &[]
+                }
+            }
+            View::Management => object.methods,
+        }
     }
 
     /// The object, if the client may know of it and its board can answer.

@@ -19,7 +19,6 @@ use tokio::{
 
 use crate::{
     Auth, Error, Event, FaultKind, Happening, MeterOptions,
-    cipher::SoftCipher,
     device::{Aftermath, Device},
     objects::{CONFORMANCE, MAX_PDU, View, respond},
     rtc,
@@ -69,19 +68,11 @@ impl MeterServer {
     /// # Errors
     /// [`Error::Listen`] after a boot, or [`Error::State`].
     pub async fn run(self, events: mpsc::Sender<Event>, shutdown: Shutdown) -> Result<(), Error> {
-        let keys = &self.options.lab_keys;
-        let cipher = SoftCipher::new(
-            keys.server_system_title(),
-            keys.client_system_title(),
-            keys.ek(),
-            keys.ak(),
-        );
         let mut running = Running {
             address: self.address,
             config: config(&self.options),
             idle: Duration::from_millis(self.options.idle_ms()),
             device: self.device,
-            cipher,
             made: self.made,
             events,
             shutdown,
@@ -114,7 +105,6 @@ struct Running {
     config: MeterConfig,
     idle: Duration,
     device: Device,
-    cipher: SoftCipher,
     made: Instant,
     events: mpsc::Sender<Event>,
     shutdown: Shutdown,
@@ -213,6 +203,7 @@ impl Running {
             self.serve(&mut link).await?
         };
         drop(link);
+        self.device.association_ended(self.now());
         self.device.tell(Happening::Disconnected { reason });
         self.device.tell_counters();
         self.flush().await;
@@ -254,7 +245,7 @@ impl Running {
             let end = match effect {
                 Effect::Transmit(frame) => self.transmit(link, &frame).await?,
                 Effect::Cipher(job) => {
-                    let result = self.cipher.run(&job.op, &mut self.device.counters);
+                    let result = self.device.cipher.run(job.op);
                     link.association.handle_cipher(self.now(), job.id, result);
                     None
                 }
@@ -327,7 +318,7 @@ impl Running {
         if !self.device.is_reset(request) || !self.device.fault.strikes(FaultKind::LostRequest) {
             return None;
         }
-        self.device.counters.unreceive();
+        self.device.cipher.unreceive();
         self.device.tell(Happening::Dropped {
             what: "request",
             why: "fault lost-request".into(),
@@ -343,7 +334,7 @@ impl Running {
                 client_title,
                 mechanism,
             } => {
-                self.device.counters.open();
+                self.device.cipher.open();
                 link.association.refill(challenge());
                 link.view = if client_sap == PUBLIC_SAP {
                     View::Public
@@ -363,6 +354,7 @@ impl Running {
                 ("refused", client_sap, why.to_owned())
             }
             Event::Released => {
+                self.device.association_ended(self.now());
                 link.association.refill(challenge());
                 ("released", 0, String::new())
             }

@@ -159,6 +159,12 @@ impl SoftCipher {
         output
     }
 
+    /// The keys in force, to be kept over a restart.
+    #[must_use]
+    pub const fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Does one job.
     ///
     /// # Errors

@@ -18,7 +18,6 @@ use dlms::{
         script_table::{self as scripts, Action, Reference, Script, Service},
         security_setup::{self as security, Policy},
     },
-    security::Suite,
 };
 
 use crate::{
@@ -76,7 +75,7 @@ impl Device {
             name::DEVICE_ID_3 => text("Latchkey simulated meter"),
             name::ACTIVE_FIRMWARE => text(self.hardware.metrology.firmware),
             name::MODULE_FIRMWARE => text(self.hardware.comm.firmware),
-            name::INVOCATION_COUNTER => Data::DoubleLongUnsigned(self.counters.client()),
+            name::INVOCATION_COUNTER => Data::DoubleLongUnsigned(self.cipher.client()),
             name::POWER_FAILURES => Data::DoubleLongUnsigned(self.hardware.power_failures),
             name::EVENT_CODE => {
                 Data::LongUnsigned(self.events.entries().back().map_or(0, |entry| entry.1))
@@ -218,7 +217,7 @@ impl Device {
         let title = |octets| Title(Some(SystemTitle::new(octets)));
         Some(match index {
             2 => security::SECURITY_POLICY.data(&policy),
-            3 => security::SECURITY_SUITE.data(&Suite::Suite0),
+            3 => security::SECURITY_SUITE.data(&self.cipher.suite()),
             4 => security::CLIENT_SYSTEM_TITLE.data(&title(self.titles.client)),
             5 => security::SERVER_SYSTEM_TITLE.data(&title(self.titles.server)),
             6 => security::CERTIFICATES.data(&Vec::new()),
@@ -285,17 +284,17 @@ impl Device {
         let ciphered = self.is_ciphered(view);
         table::all(self.profile)
             .filter(|object| object.is_visible(view))
-            .map(|object| listed(object, view, ciphered))
+            .map(|object| listed(object, view, self.methods(view, object), ciphered))
             .collect()
     }
 
     /// Whether a client's APDUs must be ciphered.
-    fn is_ciphered(&self, view: View) -> bool {
+    pub(super) fn is_ciphered(&self, view: View) -> bool {
         view == View::Management && self.auth == Auth::Hls5
     }
 }
 
-fn listed(object: &Object, view: View, ciphered: bool) -> ListedObject {
+fn listed(object: &Object, view: View, methods: &[i8], ciphered: bool) -> ListedObject {
     // 1, 2, 3: read, write, both; 4, 5, 6: the same, authenticated
     let authenticated = |mode: u8| if ciphered && mode > 0 { mode + 3 } else { mode };
     let attributes = object.attributes.iter().map(|(index, mode)| {
@@ -307,13 +306,10 @@ fn listed(object: &Object, view: View, ciphered: bool) -> ListedObject {
             selectors: selective.then(|| vec![1, 2]),
         }
     });
-    let methods = object
-        .methods(view)
-        .iter()
-        .map(|index| association::MethodAccess {
-            index: *index,
-            mode: association::MethodMode::Mode(1 + u8::from(ciphered)),
-        });
+    let methods = methods.iter().map(|index| association::MethodAccess {
+        index: *index,
+        mode: association::MethodMode::Mode(1 + u8::from(ciphered)),
+    });
     ListedObject {
         class_id: object.class_id,
         version: object.version,

@@ -17,6 +17,7 @@ pub(crate) struct Object {
     pub(crate) board: BoardKind,
     /// Index and access mode.
     pub(crate) attributes: &'static [(i8, u8)],
+    /// Those of the security setup depend on the keys.
     pub(crate) methods: &'static [i8],
 }
 
@@ -35,14 +36,6 @@ impl Object {
             View::Management => mode,
             View::Public if self.is_visible(view) => mode & READ,
             View::Public => 0,
-        }
-    }
-
-    /// The methods of a client.
-    pub(crate) fn methods(&self, view: View) -> &'static [i8] {
-        match view {
-            View::Management => self.methods,
-            View::Public => &[],
         }
     }
 

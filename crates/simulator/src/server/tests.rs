@@ -239,7 +239,7 @@ async fn the_public_client_reads_the_last_counter_in_clear() {
     let mut public = rig.head_end().plain(16, Mechanism::None, &[]);
     assert_eq!(number(&mut public, 1, COUNTER, 2).await, 0);
     head_end.association().await.release().await;
-    let last = u64::from(head_end.counters.server());
+    let last = u64::from(head_end.spent());
     assert_eq!(
         number(&mut public, 1, COUNTER, 2).await,
         last,
@@ -315,7 +315,7 @@ async fn a_lost_answer_and_a_lost_request_look_alike_and_are_not() {
         let answer = association.act(9, SCRIPTS, 1, Data::LongUnsigned(3)).await;
         assert_eq!(answer, None, "{fault}");
         drop(association);
-        let spent = u64::from(head_end.counters.server());
+        let spent = u64::from(head_end.spent());
         rig.until(|what| matches!(what, Happening::Disconnected { .. }))
             .await;
         if resets > 0 {
@@ -388,7 +388,7 @@ async fn a_rolled_back_counter_hides_an_execution() {
         .await;
     let mut public = rig.head_end().plain(16, Mechanism::None, &[]);
     let shown = number(&mut public, 1, COUNTER, 2).await;
-    assert!(shown < u64::from(head_end.counters.server()));
+    assert!(shown < u64::from(head_end.spent()));
     assert_eq!(
         number(&mut head_end, 1, POWER_FAILURES, 2).await,
         1,
@@ -454,7 +454,7 @@ async fn a_restarted_meter_keeps_its_counters() {
     let rig = Rig::start(|options| options.state_file.clone_from(&file)).await;
     let mut head_end = rig.head_end();
     head_end.association().await.release().await;
-    let spent = head_end.counters.clone();
+    let spent = head_end.cipher.counters();
     let address = rig.address;
     rig.end().await;
 
@@ -466,7 +466,7 @@ async fn a_restarted_meter_keeps_its_counters() {
     let mut stale = rig.head_end();
     assert!(stale.open().await.is_err(), "counters of before");
     let mut head_end = rig.head_end();
-    head_end.counters = spent;
+    head_end.cipher.resume(spent);
     assert!(
         head_end.open().await.is_ok(),
         "the meter's own counter rose, too"

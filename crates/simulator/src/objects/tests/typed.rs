@@ -212,7 +212,7 @@ fn the_object_list_tells_each_client_the_truth() {
                 assert_eq!(answer.is_ok(), granted, "{view:?} {attribute:?}");
             }
             let methods = found.map_or(0, |listed| listed.rights.methods.len());
-            assert_eq!(methods, object.methods(view).len());
+            assert_eq!(methods, device.methods(view, object).len());
         }
         let ciphered = |object: &ListedObject| {
             let first = object.rights.attribute(1, 1);

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use dlms::{
     Attribute, Client, ClientConfig, Command, Data, Mechanism, Method, Protection, Response,
-    Selection, SystemTitle,
+    Selection, Suite, SystemTitle,
     client::{Effect, Event},
 };
 use tokio::{
@@ -13,17 +13,15 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    LabKeys,
-    cipher::{Counters, SoftCipher},
-};
+use softcipher::{Setup, SoftCipher};
+
+use crate::LabKeys;
 
 /// What a head-end keeps of one meter.
 pub(super) struct HeadEnd {
     address: SocketAddr,
-    cipher: SoftCipher,
+    pub(super) cipher: SoftCipher,
     titles: [SystemTitle; 2],
-    pub(super) counters: Counters,
     pub(super) config: ClientConfig,
 }
 
@@ -40,9 +38,8 @@ impl HeadEnd {
         let titles = [SystemTitle::new(own), SystemTitle::new(meter)];
         Self {
             address,
-            cipher: SoftCipher::new(own, meter, keys.ek(), keys.ak()),
+            cipher: SoftCipher::new(Setup::new(Suite::Suite0, titles[0]), keys.keys()).unwrap(),
             titles,
-            counters: Counters::default(),
             config: ClientConfig {
                 client_sap: 1,
                 server_sap: 1,
@@ -69,6 +66,11 @@ impl HeadEnd {
             ..self.config
         };
         self
+    }
+
+    /// The counter it used last.
+    pub(super) fn spent(&self) -> u32 {
+        self.cipher.counters().sent
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -193,10 +195,7 @@ impl Associated<'_> {
                         self.stream.write_all(&frame).await.ok();
                     }
                     Effect::Cipher(job) => {
-                        let result = self
-                            .head_end
-                            .cipher
-                            .run(&job.op, &mut self.head_end.counters);
+                        let result = self.head_end.cipher.run(job.op);
                         self.client.handle_cipher(0, job.id, result);
                     }
                     Effect::Event(event) => return event,
