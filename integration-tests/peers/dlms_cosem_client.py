@@ -159,7 +159,7 @@ def authentication(auth, keys):
     if auth == "hls6":
         return Sha256Authentication(keys["hls_secret"])
     if auth == "hls7":
-        return EcdsaAuthentication(keys["client_signing_key"], keys["server_signing_public_key"])
+        return EcdsaAuthentication(keys["client_signing_private_key"], keys["server_signing_public_key"])
     # a challenge of 32 octets makes its AARQ longer than 127, with a length it cannot write
     return HighLevelSecurityGmacAuthentication(challenge_length=16)
 

@@ -176,7 +176,7 @@ def management_client(args, keys, counter):
     if args.auth == "hls7":
         client.ciphering.signingKeyPair = (
             GXPublicKey.fromRawBytes(keys["server_signing_public_key"]),
-            GXPrivateKey.fromRawBytes(keys["client_signing_key"]),
+            GXPrivateKey.fromRawBytes(keys["client_signing_private_key"]),
         )
     conformance = (Conformance.GET | Conformance.ACTION | Conformance.SELECTIVE_ACCESS
                    | Conformance.BLOCK_TRANSFER_WITH_GET_OR_READ)

@@ -235,7 +235,7 @@ class Association:
         if self.mechanism == Authentication.HIGH_ECDSA:
             mine = b"".join([server, client, self.ctos, self.stoc])
             theirs = b"".join([client, server, self.stoc, self.ctos])
-            return verified(keys["client_signing_key"], theirs, token), signed(keys["server_signing_key"], mine)
+            return verified(keys["client_signing_public_key"], theirs, token), signed(keys["server_signing_private_key"], mine)
         settings.authentication = self.mechanism
         if self.mechanism == Authentication.HIGH_SHA256:
             secret = keys["hls_secret"]
