@@ -318,6 +318,20 @@ impl Protection {
         )
     }
 
+    /// Whether both are the same protection by the same key: the service-specific form of a key and its general form
+    /// differ only in how the APDU is packed, and peers are known that answer in the one they like.
+    #[must_use]
+    pub fn is_as_good_as(self, other: Self) -> bool {
+        self == other
+            || matches!(
+                (self, other),
+                (Self::Glo, Self::GeneralGlo)
+                    | (Self::GeneralGlo, Self::Glo)
+                    | (Self::Ded, Self::GeneralDed)
+                    | (Self::GeneralDed, Self::Ded)
+            )
+    }
+
     /// The tag that a plaintext APDU with this tag gets; nothing if it is not ciphered or cannot be.
     ///
     /// Initiate APDUs always get their service-specific global tag: every peer expects it inside AARQ and AARE. ACCESS

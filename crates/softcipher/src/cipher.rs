@@ -376,7 +376,7 @@ impl SoftCipher {
             .originator
             .is_none_or(|title| self.session.met == Some(title));
         let ours = envelope.recipient.is_none_or(|title| title == self.own);
-        if envelope.protection != form
+        if !envelope.protection.is_as_good_as(form)
             || envelope.signed != signed
             || envelope.control != asked
             || !named
@@ -384,6 +384,7 @@ impl SoftCipher {
         {
             return Err(wrong);
         }
+        let form = envelope.protection;
         if let Some(counter) = envelope.counter {
             self.check(control)?;
             self.of(control, form.is_dedicated())?.check(counter)?;

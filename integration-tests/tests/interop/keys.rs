@@ -86,5 +86,8 @@ pub(super) fn cipher(auth: Auth) -> Result<SoftCipher> {
         peer_signing: PublicKey::from_octets(&peer).filter(|_| hls7),
         ..Keys::default()
     };
-    Ok(SoftCipher::new(Setup::new(suite, SystemTitle::new(CLIENT)), keys)?)
+    Ok(SoftCipher::new(
+        Setup::new(suite, SystemTitle::new(CLIENT)),
+        keys,
+    )?)
 }

@@ -8,7 +8,6 @@
     reason = "a test that cannot go on has failed"
 )]
 
-
 mod keys;
 mod meters;
 
@@ -83,10 +82,20 @@ struct Session {
 const SESSIONS: [(Auth, Form, Transport, &[Feature]); 8] = {
     use Feature as F;
     [
-        (Auth::None, Form::Plain, Transport::Tcp, &[F::NoSecurity, F::Tcp, F::Blocks, F::ByEntry]),
+        (
+            Auth::None,
+            Form::Plain,
+            Transport::Tcp,
+            &[F::NoSecurity, F::Tcp, F::Blocks, F::ByEntry],
+        ),
         (Auth::Low, Form::Plain, Transport::Tcp, &[F::Lls]),
         (Auth::Hls5, Form::Glo, Transport::Tcp, &[F::Hls5, F::Glo]),
-        (Auth::Hls5, Form::GeneralGlo, Transport::Tcp, &[F::GeneralGlo]),
+        (
+            Auth::Hls5,
+            Form::GeneralGlo,
+            Transport::Tcp,
+            &[F::GeneralGlo],
+        ),
         (Auth::Hls6, Form::Plain, Transport::Tcp, &[F::Hls6]),
         (Auth::Hls7, Form::Plain, Transport::Tcp, &[F::Hls7]),
         (Auth::Hls5, Form::Glo, Transport::Udp, &[F::Udp]),
@@ -125,7 +134,11 @@ impl Peer {
                 (Form::Plain, _) | (_, None) => form,
                 (_, Some(only)) => only,
             };
-            let session = Session { auth, form, transport };
+            let session = Session {
+                auth,
+                form,
+                transport,
+            };
             (self.hold)(session).with_context(|| format!("{}: {session:?}", self.name))?;
             rows.extend(shown);
         }
@@ -147,10 +160,13 @@ fn table(columns: &[(&Peer, Vec<(Feature, Option<&'static str>)>)]) -> String {
             let cell = match cell.expect("every row is tried or explained") {
                 (_, None) => "yes".to_owned(),
                 (_, Some(why)) => {
-                    let at = notes.iter().position(|note| note == why).unwrap_or_else(|| {
-                        notes.push(why);
-                        notes.len() - 1
-                    });
+                    let at = notes
+                        .iter()
+                        .position(|note| note == why)
+                        .unwrap_or_else(|| {
+                            notes.push(why);
+                            notes.len() - 1
+                        });
                     format!("no ({})", at + 1)
                 }
             };
@@ -181,7 +197,9 @@ fn the_matrix_is_what_was_tried() -> Result<()> {
         .map(|peer| Ok((peer, peer.try_everything()?)))
         .collect::<Result<_>>()?;
     let written = table(&columns);
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the workspace")?;
     fs::write(root.join("target/interop.md"), &written)?;
     let committed = fs::read_to_string(root.join("docs/interop.md")).unwrap_or_default();
     assert!(

@@ -25,8 +25,14 @@ use super::{Auth, Feature, Form, Peer, Session, Transport, keys};
 pub(super) const COSEM_RS: Peer = Peer {
     name: "our client, `dlms-cosem-rs` 0.1.0 meter",
     cannot: &[
-        (Feature::Hls6, "`dlms-cosem-rs` refuses HLS6: it implements HLS with GMAC only"),
-        (Feature::Hls7, "`dlms-cosem-rs` refuses HLS7: it implements HLS with GMAC only"),
+        (
+            Feature::Hls6,
+            "`dlms-cosem-rs` refuses HLS6: it implements HLS with GMAC only",
+        ),
+        (
+            Feature::Hls7,
+            "`dlms-cosem-rs` refuses HLS7: it implements HLS with GMAC only",
+        ),
     ],
     only: None,
     hold: with_cosem_rs,
@@ -83,7 +89,10 @@ impl Gurux {
         if session.form != Form::Plain {
             command.arg("--ciphered");
         }
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let says = BufReader::new(child.stdout.take().context("its output")?);
         let mut meter = Self { child, says };
         ensure!(meter.line()? == "ready", "it is not ready");
@@ -121,9 +130,18 @@ fn with_gurux(session: Session) -> Result<()> {
     ensure!(seen["executed"] == serde_json::json!([2]), "{seen}");
     ensure!(seen["opened"] == 1, "{seen}");
     ensure!(seen["blocks"].as_u64() >= Some(2), "{seen}");
-    ensure!((seen["segmented"].as_u64() > Some(2)) == (session.transport == Transport::Hdlc), "{seen}");
-    ensure!((seen["glo"].as_u64() > Some(0)) == (session.form == Form::Glo), "{seen}");
-    ensure!((seen["general-glo"].as_u64() > Some(0)) == (session.form == Form::GeneralGlo), "{seen}");
+    ensure!(
+        (seen["segmented"].as_u64() > Some(2)) == (session.transport == Transport::Hdlc),
+        "{seen}"
+    );
+    ensure!(
+        (seen["glo"].as_u64() > Some(0)) == (session.form == Form::Glo),
+        "{seen}"
+    );
+    ensure!(
+        (seen["general-glo"].as_u64() > Some(0)) == (session.form == Form::GeneralGlo),
+        "{seen}"
+    );
     Ok(())
 }
 
@@ -133,21 +151,43 @@ const MAX_PDU: u16 = 300;
 fn use_everything(address: SocketAddr, session: Session, name: &str) -> Result<()> {
     let mut driver = Driver::open(address, config(session), keys::cipher(session.auth)?)?;
     let attribute = |class_id, name: &str, index| -> Result<Attribute> {
-        Ok(Attribute { class_id, name: name.parse()?, index })
+        Ok(Attribute {
+            class_id,
+            name: name.parse()?,
+            index,
+        })
     };
-    let get = |attribute, selection| dlms::Command::Get { attribute, selection };
+    let get = |attribute, selection| dlms::Command::Get {
+        attribute,
+        selection,
+    };
     let read = driver.get(get(attribute(1, "0.0.42.0.0.255", 2)?, None))?;
-    ensure!(read == Data::OctetString(name.as_bytes().to_vec()), "{read:?}");
+    ensure!(
+        read == Data::OctetString(name.as_bytes().to_vec()),
+        "{read:?}"
+    );
     let profile = attribute(7, "1.0.99.1.0.255", 2)?;
     let all = driver.get(get(profile, None))?;
-    ensure!(all.encode().len() > usize::from(MAX_PDU), "it came in one APDU");
-    let second = Selection::Entry { from_entry: 2, to_entry: 2, from_column: 1, to_column: 0 };
+    ensure!(
+        all.encode().len() > usize::from(MAX_PDU),
+        "it came in one APDU"
+    );
+    let second = Selection::Entry {
+        from_entry: 2,
+        to_entry: 2,
+        from_column: 1,
+        to_column: 0,
+    };
     let one = driver.get(get(profile, Some(second)))?;
     let (Data::Array(all), Data::Array(one)) = (all, one) else {
         anyhow::bail!("a buffer is an array");
     };
     ensure!(one.len() == 1 && all.get(1) == one.first(), "{one:?}");
-    let method = Method { class_id: 9, name: "0.0.10.1.0.255".parse()?, index: 1 };
+    let method = Method {
+        class_id: 9,
+        name: "0.0.10.1.0.255".parse()?,
+        index: 1,
+    };
     let parameter = Some(Data::LongUnsigned(2));
     match driver.ask(dlms::Command::Action { method, parameter })? {
         Response::Action { result, .. } if result == dlms::ActionResult::SUCCESS => {}
@@ -159,7 +199,11 @@ fn use_everything(address: SocketAddr, session: Session, name: &str) -> Result<(
 fn config(session: Session) -> ClientConfig {
     let high = session.auth != Auth::None && session.auth != Auth::Low;
     let title = |octets| (high || session.form != Form::Plain).then(|| SystemTitle::new(octets));
-    let suite = if session.auth == Auth::Hls7 { Suite::Suite1 } else { Suite::Suite0 };
+    let suite = if session.auth == Auth::Hls7 {
+        Suite::Suite1
+    } else {
+        Suite::Suite0
+    };
     ClientConfig {
         link: match session.transport {
             Transport::Tcp => LinkConfig::Tcp,
