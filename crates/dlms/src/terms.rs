@@ -114,7 +114,8 @@ impl Terms {
                 _ => Cause::Unsigned { tag: found },
             });
         }
-        if envelope.signed != self.signed || envelope.protection != self.form {
+        let as_good = envelope.protection.is_as_good_as(self.form);
+        if envelope.signed != self.signed || !as_good {
             let expected = self.form;
             return Err(match envelope.protection {
                 Protection::Plain => Cause::Unprotected { tag: envelope.tag },
@@ -139,7 +140,19 @@ impl Terms {
 
     /// Whether an APDU that was ciphered under `outside` may have `inside` as its first octet.
     pub(crate) fn holds(self, outside: Option<u8>, inside: u8) -> bool {
-        outside.is_none_or(|outside| self.form.tag(inside) == Some(outside))
+        let forms = [
+            self.form,
+            Protection::Glo,
+            Protection::GeneralGlo,
+            Protection::Ded,
+            Protection::GeneralDed,
+        ];
+        outside.is_none_or(|outside| {
+            forms
+                .into_iter()
+                .filter(|form| form.is_as_good_as(self.form))
+                .any(|form| form.tag(inside) == Some(outside))
+        })
     }
 }
 

@@ -229,7 +229,7 @@ impl Client {
             (false, _) => print(&apdu) == plain.print,
             (true, Some(from)) => terms
                 .check(&apdu, Parties { from, to })
-                .is_ok_and(|tag| terms.holds(tag, plain.tag)),
+                .is_ok_and(|tag| tag == terms.form.tag(plain.tag)),
             (true, None) => false,
         };
         if good { Ok(apdu) } else { Err(bad) }
