@@ -48,8 +48,34 @@ pub(crate) fn general(w: &mut Walk<'_>, c: &mut Context<'_>, tag: u8) -> Step {
 /// The content with its length: control octet, invocation counter, text, tag.
 pub(crate) fn content(w: &mut Walk<'_>, c: &mut Context<'_>, head: &Head) -> Step {
     let length = w.length("ciphered-content")?;
+    // a segment that ends before the content does has no tag to check, and no text that is whole
+    let begins = w.partial == Some(w.at().saturating_add(length));
     w.within(length, Kind::LengthMismatch, |w| {
-        w.group("ciphered-content", |w| sealed(w, c, head))
+        w.group("ciphered-content", |w| match begins {
+            true => beginning(w, c, head),
+            false => sealed(w, c, head),
+        })
+    })
+}
+
+fn beginning(w: &mut Walk<'_>, c: &mut Context<'_>, head: &Head) -> Step {
+    let control = control(w)?;
+    let counter = w.u32("invocation-counter")?;
+    let security = security(c, head, control, counter);
+    c.security.get_or_insert(security);
+    w.rest_as("the beginning of the text");
+    Ok(())
+}
+
+fn security(c: &Context<'_>, head: &Head, control: SecurityControl, counter: u32) -> Value {
+    let title = head.title.or_else(|| expected(c.talk, head.tag));
+    json!({
+        "control_byte": format!("{:02x}", control.octet()),
+        "control": control_json(control),
+        "suite": control.octet() & 0x0f,
+        "system_title": title.map(hex::encode),
+        "invocation_counter": counter,
+        "authentication_tag": Value::Null,
     })
 }
 
@@ -57,15 +83,7 @@ fn sealed(w: &mut Walk<'_>, c: &mut Context<'_>, head: &Head) -> Step {
     let control = control(w)?;
     let counter = w.u32("invocation-counter")?;
     let outermost = c.security.is_none();
-    let title = head.title.or_else(|| expected(c.talk, head.tag));
-    let mut security = json!({
-        "control_byte": format!("{:02x}", control.octet()),
-        "control": control_json(control),
-        "suite": control.octet() & 0x0f,
-        "system_title": title.map(hex::encode),
-        "invocation_counter": counter,
-        "authentication_tag": Value::Null,
-    });
+    let mut security = security(c, head, control, counter);
     if outermost {
         c.security = Some(security.clone());
     }

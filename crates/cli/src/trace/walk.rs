@@ -162,9 +162,13 @@ impl<'a> Walk<'a> {
                 self.short,
                 self.at,
                 octets(needed),
-                match found {
-                    0 => "the end".to_owned(),
-                    found => format!("{found} and the end"),
+                match (found, self.short) {
+                    (0, Kind::LengthMismatch) => "the end of the length before".to_owned(),
+                    (0, _) => "the end".to_owned(),
+                    (found, Kind::LengthMismatch) => {
+                        format!("{found} and the end of the length before")
+                    }
+                    (found, _) => format!("{found} and the end"),
                 },
             ));
         }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+/// The Green Book's ciphered GET, of the title [`SERVER`].
+const CIPHERED: &str = "C81E3001234567411312FF935A47566827C467BC7D825C3BE4A77C3FCC056B6B";
 /// The Green Book's ciphered InitiateRequest, of the title [`SERVER`].
 const INITIATE: &str = "21303001234567801302FF8A7874133D414CED25B42534D28DB0047720606B175BD52211BE6841DB204D39EE6FDB8E356855";
 
@@ -210,6 +212,18 @@ fn segments_of_both_directions_are_joined() {
         found[5]["apdu"]["cosem_attribute_descriptor"]["instance_id"],
         "0.0.43.1.0.255"
     );
+    // of a ciphered APDU there is no tag to check before it is whole
+    let ciphered = hex::decode(format!("E6E600{CIPHERED}")).unwrap();
+    for (begins, end) in [(true, 14), (false, 20), (true, 30)] {
+        let mut octets = ciphered.clone();
+        if !begins {
+            octets[5] = 0x10;
+        }
+        let first = hdlc(0xa8, "022303", 0x10, &octets[..end]);
+        let found = json(&first, green_book());
+        assert_eq!(found[0]["fault"], Value::Null, "{}", found[0]);
+        assert_eq!(found[0]["security"]["invocation_counter"], 0x0123_4567);
+    }
     // a segment by itself is a good frame
     for frame in frames {
         assert_eq!(kinds(&frame), [None], "{frame}");
@@ -263,8 +277,7 @@ fn a_long_answer_is_joined_from_its_blocks() {
 fn titles_and_dedicated_key_come_from_the_frames_before() {
     let contents = format!("A109060760857405080103A60A0408{SERVER}BE340432{INITIATE}");
     let aarq = format!("60{:02X}{contents}", contents.len() / 2);
-    let get = "C81E3001234567411312FF935A47566827C467BC7D825C3BE4A77C3FCC056B6B";
-    let found = json(&format!("{aarq}\n{get}"), keys(&[("ek", EK), ("ak", AK)]));
+    let found = json(&format!("{aarq}\n{CIPHERED}"), keys(&[("ek", EK), ("ak", AK)]));
     assert_eq!(
         found[0]["apdu"]["user_information"]["apdu"]["type"],
         "glo-initiateRequest"
