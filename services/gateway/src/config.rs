@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use kit::{
-    PeerName, ServiceConfig,
+    PeerName, ServiceConfig, check,
     config::{Client, ConfigError, Server, Telemetry},
 };
 use serde::Deserialize;
@@ -21,6 +21,38 @@ pub struct Config {
     pub relay: Relay,
     /// Where the allowlist comes from and the drops go to.
     pub auditor: Client,
+    /// Serial lines with meters on them. A line is reached by its name; what is not named here is not opened.
+    #[serde(default)]
+    pub serial: Vec<SerialLine>,
+}
+
+/// A serial line: 8 data bits, 1 stop bit, no flow control (IEC 62056-46).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SerialLine {
+    /// What meters' addresses call it (`serial:NAME`): at most 64 characters of `[A-Za-z0-9._-]`.
+    pub name: String,
+    /// Its device, such as `/dev/ttyUSB0`.
+    pub device: PathBuf,
+    /// Bits a second, 300..921600.
+    #[serde(default = "baud")]
+    pub baud: u32,
+    /// Parity.
+    #[serde(default)]
+    pub parity: Parity,
+}
+
+/// The parity of a serial line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Parity {
+    /// None, as the standard says.
+    #[default]
+    None,
+    /// Even.
+    Even,
+    /// Odd.
+    Odd,
 }
 
 /// The relay port: what faces the meters.
@@ -172,9 +204,35 @@ impl ServiceConfig for Config {
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, message)) => Err(ConfigError::msg((*message).to_owned())),
-            None => Ok(()),
+            None => check_lines(&self.serial),
         }
     }
+}
+
+fn check_lines(lines: &[SerialLine]) -> Result<(), ConfigError> {
+    let wrong = |line: &SerialLine, why: &str| {
+        Err(ConfigError::msg(format!(
+            "serial line {:?}: {why}",
+            line.name
+        )))
+    };
+    for (at, line) in lines.iter().enumerate() {
+        if let Err(why) = check::meter_id(&line.name) {
+            return wrong(line, &format!("its name {why}"));
+        }
+        if !(300..=921_600).contains(&line.baud) {
+            return wrong(line, "baud must be 300..921600");
+        }
+        let mut before = lines.iter().take(at);
+        if before.any(|other| other.name == line.name || other.device == line.device) {
+            return wrong(line, "its name or its device is given twice");
+        }
+    }
+    Ok(())
+}
+
+fn baud() -> u32 {
+    9_600
 }
 
 fn meter_ports() -> Vec<u16> {

@@ -58,10 +58,13 @@ pub enum Cause {
     /// The meter may be reached, but not on this port.
     #[error("the destination port is not allowed")]
     PortNotAllowed,
-    /// The source sent something that is no wrapper PDU.
+    /// No serial line of this name is configured.
+    #[error("there is no serial line of this name")]
+    LineUnknown,
+    /// The source sent something that is no unit of its framing.
     #[error("garbage from the source")]
     SourceGarbage,
-    /// The meter sent something that is no wrapper PDU.
+    /// The meter sent something that is no wrapper PDU, or a datagram that is not exactly one.
     #[error("garbage from the meter")]
     MeterGarbage,
     /// A handshake, first octet or PDU that did not come in time.
@@ -86,6 +89,7 @@ impl Cause {
             Self::Header => "header",
             Self::DestinationNotListed => "destination_not_listed",
             Self::PortNotAllowed => "port_not_allowed",
+            Self::LineUnknown => "line_unknown",
             Self::SourceGarbage => "source_garbage",
             Self::MeterGarbage => "meter_garbage",
             Self::TooSlow => "too_slow",

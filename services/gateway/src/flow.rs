@@ -1,10 +1,6 @@
-//! One open connection: whole PDUs, both ways, until an end, a limit, or the allowlist stops it.
+//! One open connection: whole units of its framing, both ways, until an end, a limit, or the allowlist stops it.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{io, net::IpAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -15,10 +11,12 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     config::Limits,
+    destination::Destination,
+    dial::Line,
     drops::Cause,
     metrics,
-    pdu::Pdus,
-    relay::{Relay, abort, reset},
+    pdu::{Framing, Units},
+    relay::{Relay, abort},
 };
 
 /// How much is read at once.
@@ -27,7 +25,7 @@ const READ: usize = 4096;
 pub(crate) struct Flow<'a> {
     relay: &'a Relay,
     source: IpAddr,
-    destination: SocketAddr,
+    destination: Destination,
     to_meter: Way,
     to_source: Way,
     clocks: Clocks,
@@ -36,9 +34,9 @@ pub(crate) struct Flow<'a> {
 /// One direction.
 struct Way {
     name: &'static str,
-    pdus: Pdus,
+    units: Units,
     whole: u64,
-    /// When the PDU that is not whole yet began.
+    /// When the unit that is not whole yet began.
     partial_since: Option<Instant>,
 }
 
@@ -69,20 +67,21 @@ enum End {
 }
 
 impl<'a> Flow<'a> {
-    pub(crate) fn new(relay: &'a Relay, source: IpAddr, destination: SocketAddr) -> Self {
+    pub(crate) fn new(relay: &'a Relay, source: IpAddr, destination: Destination) -> Self {
         let limits = &relay.config.limits;
-        let way = |name| Way {
+        let way = |name, framing: Framing| Way {
             name,
-            pdus: Pdus::new(limits.max_pdu),
+            units: Units::new(framing, limits.max_pdu),
             whole: 0,
             partial_since: None,
         };
+        let (to_meter, to_source) = destination.framings();
         Self {
             relay,
             source,
             destination,
-            to_meter: way("to_meter"),
-            to_source: way("to_source"),
+            to_meter: way("to_meter", to_meter),
+            to_source: way("to_source", to_source),
             clocks: Clocks::new(limits),
         }
     }
@@ -90,7 +89,7 @@ impl<'a> Flow<'a> {
     pub(crate) async fn run(
         mut self,
         mut tls: TlsStream<TcpStream>,
-        mut meter: TcpStream,
+        mut meter: Box<dyn Line>,
     ) -> Result<(), Cause> {
         let end = self.pass(&mut tls, &mut meter).await;
         tracing::debug!(
@@ -108,7 +107,7 @@ impl<'a> Flow<'a> {
             Ok(End::Source) => {}
             Ok(End::SourceBroke | End::Idle | End::Lifetime | End::Shutdown) | Err(_) => {
                 abort(&tls);
-                reset(meter);
+                meter.abort();
             }
         }
         end.map(drop)
@@ -117,7 +116,7 @@ impl<'a> Flow<'a> {
     async fn pass(
         &mut self,
         tls: &mut TlsStream<TcpStream>,
-        meter: &mut TcpStream,
+        meter: &mut Box<dyn Line>,
     ) -> Result<End, Cause> {
         let mut list = self.relay.list.clone();
         let (mut up, mut down) = (vec![0; READ], vec![0; READ]);
@@ -152,7 +151,8 @@ impl<'a> Flow<'a> {
                 // At shutdown the feed ends before us; then nothing changes any more.
                 Ok(()) = list.changed() => {
                     let listed = list.borrow_and_update().as_ref().is_some_and(|list| {
-                        list.allows_source(self.source) && list.allows_meter(self.destination.ip())
+                        let meter = self.destination.address();
+                        list.allows_source(self.source) && meter.is_none_or(|meter| list.allows_meter(meter.ip()))
                     });
                     if !listed {
                         return Err(Cause::Revoked);
@@ -175,9 +175,9 @@ impl Way {
     ) -> Result<io::Result<()>, Cause> {
         let now = Instant::now();
         clocks.idle_at = now + clocks.idle;
-        self.pdus.push(octets);
-        let (whole, count) = self.pdus.take_whole().map_err(|_| garbage)?;
-        if count > 0 {
+        self.units.push(octets);
+        let (whole, count) = self.units.take_whole().map_err(|_| garbage)?;
+        if !whole.is_empty() {
             metrics::pdus(self.name, count);
             self.whole = self.whole.saturating_add(count);
             self.partial_since = None;
@@ -192,7 +192,7 @@ impl Way {
                 return Ok(sent);
             }
         }
-        if self.pdus.is_partial() {
+        if self.units.is_partial() {
             self.partial_since.get_or_insert(now);
         }
         Ok(Ok(()))

@@ -1,4 +1,4 @@
-//! The gateway: passes port 4059 traffic that is allowed, and nothing else.
+//! The gateway: passes traffic to meters that is allowed, over TCP, UDP and serial lines, and nothing else.
 //!
 //! It faces the meters, so it has little to lose: no database, no key but its TLS identity, no reading of what it
 //! passes. Who may come in and where they may go is the auditor's allowlist ([`allowlist`], [`feed`]); what was dropped
@@ -14,12 +14,15 @@ use tokio::net::TcpListener;
 
 pub mod allowlist;
 pub mod config;
+pub mod destination;
 pub mod drops;
 pub mod feed;
 pub mod limits;
 pub mod pdu;
 pub mod proxy;
 
+mod datagrams;
+mod dial;
 mod flow;
 mod metrics;
 mod relay;
@@ -27,6 +30,7 @@ mod relay;
 pub use config::Config;
 
 use crate::{
+    dial::Lines,
     drops::Drops,
     feed::{Current, Feed},
     relay::Relay,
@@ -52,9 +56,9 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let (cut_trigger, cut) = kit::shutdown();
     let relay = Relay::new(
         config.relay.clone(),
+        Lines::new(config.serial.clone()),
         &config.server.tls,
-        list.clone(),
-        fresh,
+        (list.clone(), fresh),
         drops.clone(),
         cut,
     )?;

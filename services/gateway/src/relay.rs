@@ -2,17 +2,14 @@
 //!
 //! ```text
 //!  SYN ─▶ source listed? ─▶ TLS 1.3, certificate ─▶ name in relay.peers? ─▶ PROXY header ─▶ destination and port
-//!         (else RST)        of the trust domain                                            listed? ─▶ dial ─▶ PDUs
+//!         (else RST)        of the trust domain                                            listed, or the serial
+//!                                                                                          line known? ─▶ dial ─▶ PDUs
 //! ```
 //! Nothing is read from a source that is not listed, and nothing is dialled that is not listed. Every step has a
 //! time limit; every refusal is counted. An end that the gateway makes is abrupt (RST, no TLS close_notify); the
 //! orderly end is kept for "the meter closed", so that the association can tell them apart.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use kit::{Shutdown, Tasks, config::Tls};
 use tokio::{
@@ -24,6 +21,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     config,
+    datagrams::Datagrams,
+    destination::Destination,
+    dial::{self, Line, Lines, NoLine},
     drops::{Cause, Drops},
     feed::{Current, Fresh},
     flow::Flow,
@@ -42,6 +42,7 @@ pub(crate) struct Relay {
     pub(crate) fresh: Fresh,
     pub(crate) drops: Drops,
     pub(crate) places: Places,
+    pub(crate) lines: Lines,
     /// Ends the connections that outlive the drain.
     pub(crate) cut: Shutdown,
 }
@@ -61,16 +62,24 @@ impl From<Cause> for Refusal {
     }
 }
 
+/// A source that is through, and the meter it asked for.
+struct Ready {
+    tls: TlsStream<TcpStream>,
+    meter: Box<dyn Line>,
+    destination: Destination,
+}
+
 impl Relay {
     pub(crate) fn new(
         config: config::Relay,
+        lines: Lines,
         tls: &Tls,
-        list: Current,
-        fresh: Fresh,
+        (list, fresh): (Current, Fresh),
         drops: Drops,
         cut: Shutdown,
     ) -> Result<Self, kit::StartError> {
         Ok(Self {
+            lines,
             places: Places::new(
                 config.limits.connections,
                 config.limits.connections_per_source,
@@ -143,47 +152,85 @@ impl Relay {
             ready = self.prepare(tcp) => ready?,
             () = self.cut.fired() => None,
         };
-        let Some((tls, meter, destination)) = ready else {
+        let Some(Ready {
+            tls,
+            meter,
+            destination,
+        }) = ready
+        else {
             return Ok(());
         };
-        let flow = Flow::new(self, source, destination);
+        let flow = Flow::new(self, source, destination.clone());
         flow.run(tls, meter)
             .await
-            .map_err(|cause| refusal(cause, destination))
+            .map_err(|cause| refusal(cause, &destination))
     }
 
     /// Everything up to the first PDU; `None` if it ends there and nobody is to blame.
-    async fn prepare(
-        &self,
-        tcp: TcpStream,
-    ) -> Result<Option<(TlsStream<TcpStream>, TcpStream, SocketAddr)>, Refusal> {
+    async fn prepare(&self, tcp: TcpStream) -> Result<Option<Ready>, Refusal> {
         let limits = &self.config.limits;
         let patience = Duration::from_millis(limits.first_octet_timeout_ms);
         let (mut tls, destination) = timeout(patience, self.greet(tcp))
             .await
             .map_err(|_| Cause::TooSlow)??;
-        if self.may_reach(destination) == Err(Cause::DestinationNotListed) {
+        if self.may_reach(&destination) == Err(Cause::DestinationNotListed) {
             self.fresh.wait().await;
         }
-        if let Err(cause) = self.may_reach(destination) {
-            self.say(&mut tls, destination, Answer::Refused).await;
-            return Err(refusal(cause, destination));
+        if let Err(cause) = self.may_reach(&destination) {
+            self.say(&mut tls, &destination, Answer::Refused).await;
+            return Err(refusal(cause, &destination));
         }
         let patience = Duration::from_millis(limits.connect_timeout_ms);
-        let meter = match timeout(patience, TcpStream::connect(destination)).await {
-            Ok(Ok(meter)) => meter,
-            failed => {
-                tracing::info!(%destination, timed_out = failed.is_err(), "the meter did not accept a connection");
-                self.say(&mut tls, destination, Answer::Unreachable).await;
-                return Ok(None);
+        let dialled = timeout(patience, self.dial(&destination)).await;
+        match dialled.unwrap_or(Err(Answer::Unreachable)) {
+            Ok(meter) => {
+                let told = self.say(&mut tls, &destination, Answer::Connected).await;
+                Ok(told.then_some(Ready {
+                    tls,
+                    meter,
+                    destination,
+                }))
             }
+            Err(answer) => {
+                tracing::info!(%destination, ?answer, "the meter did not accept a connection");
+                self.say(&mut tls, &destination, answer).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Opens the way to a meter that may be reached.
+    async fn dial(&self, destination: &Destination) -> Result<Box<dyn Line>, Answer> {
+        let unreachable = |error: std::io::Error| {
+            tracing::info!(%destination, %error, "cannot be dialled");
+            Answer::Unreachable
         };
-        let told = self.say(&mut tls, destination, Answer::Connected).await;
-        Ok(told.then_some((tls, meter, destination)))
+        match destination {
+            Destination::Tcp { address, .. } => {
+                let meter = TcpStream::connect(address).await.map_err(unreachable)?;
+                Ok(Box::new(meter))
+            }
+            Destination::Udp(address) => {
+                let socket = dial::udp(*address).await.map_err(unreachable)?;
+                let max_pdu = self.config.limits.max_pdu;
+                let drops = self.drops.clone();
+                Ok(Box::new(Datagrams::new(
+                    socket,
+                    max_pdu,
+                    address.ip(),
+                    drops,
+                )))
+            }
+            Destination::Serial(name) => match self.lines.open(name) {
+                Ok(line) => Ok(Box::new(line)),
+                Err(NoLine::Busy) => Err(Answer::Busy),
+                Err(NoLine::Device(error)) => Err(unreachable(error)),
+            },
+        }
     }
 
     /// TLS, the peer's name, the PROXY header.
-    async fn greet(&self, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, SocketAddr), Refusal> {
+    async fn greet(&self, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, Destination), Refusal> {
         // Requests and answers are small and wait for each other.
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
@@ -217,13 +264,24 @@ impl Relay {
         }
     }
 
-    /// Whether this meter may be dialled on this port, by the list in force.
-    fn may_reach(&self, destination: SocketAddr) -> Result<(), Cause> {
-        match self.list.borrow().as_ref() {
-            None => Err(Cause::ListExpired),
-            Some(list) if !list.allows_meter(destination.ip()) => Err(Cause::DestinationNotListed),
-            Some(_) if !self.config.allows_port(destination.port()) => Err(Cause::PortNotAllowed),
-            Some(_) => Ok(()),
+    /// Whether this meter may be dialled, by the list in force and the lines that are configured.
+    fn may_reach(&self, destination: &Destination) -> Result<(), Cause> {
+        let list = self.list.borrow();
+        let Some(list) = list.as_ref() else {
+            return Err(Cause::ListExpired);
+        };
+        match destination {
+            Destination::Serial(name) if self.lines.knows(name) => Ok(()),
+            Destination::Serial(_) => Err(Cause::LineUnknown),
+            Destination::Tcp { address, .. } | Destination::Udp(address) => {
+                if !list.allows_meter(address.ip()) {
+                    Err(Cause::DestinationNotListed)
+                } else if !self.config.allows_port(address.port()) {
+                    Err(Cause::PortNotAllowed)
+                } else {
+                    Ok(())
+                }
+            }
         }
     }
 
@@ -232,7 +290,7 @@ impl Relay {
     async fn say(
         &self,
         tls: &mut TlsStream<TcpStream>,
-        destination: SocketAddr,
+        destination: &Destination,
         what: Answer,
     ) -> bool {
         let send = async {
@@ -254,7 +312,7 @@ impl Relay {
     }
 }
 
-fn refusal(cause: Cause, destination: SocketAddr) -> Refusal {
+fn refusal(cause: Cause, destination: &Destination) -> Refusal {
     Refusal {
         cause,
         example: format!("to {destination}"),

@@ -341,14 +341,27 @@ impl Stack {
         role: &str,
         meter: SocketAddr,
     ) -> std::io::Result<(TlsStream<TcpStream>, u8)> {
-        let mut tls = self.greet(from, role).await?;
         let addresses = ("127.0.0.1:1".parse::<SocketAddr>().unwrap(), meter);
         let header =
             Builder::with_addresses(Version::Two | Command::Proxy, Protocol::Stream, addresses)
                 .build()?;
-        tls.write_all(&header).await?;
-        let mut answer = vec![0; 32];
+        self.dial_with(from, role, &header).await
+    }
+
+    /// Likewise, with any PROXY header.
+    pub async fn dial_with(
+        &self,
+        from: &str,
+        role: &str,
+        header: &[u8],
+    ) -> std::io::Result<(TlsStream<TcpStream>, u8)> {
+        let mut tls = self.greet(from, role).await?;
+        tls.write_all(header).await?;
+        let mut answer = vec![0; 16];
         tls.read_exact(&mut answer).await?;
+        let rest = usize::from(u16::from_be_bytes([answer[14], answer[15]]));
+        answer.resize(16 + rest, 0);
+        tls.read_exact(&mut answer[16..]).await?;
         let answer = Header::try_from(answer.as_slice()).unwrap().to_owned();
         let tlv = answer.tlvs().next().unwrap().unwrap();
         assert_eq!(tlv.kind, ANSWER_TLV);
