@@ -47,19 +47,28 @@ impl Cipher {
         };
         let mut soft = SoftCipher::new(setup, keys)?;
         soft.resume(counters.into());
-        Ok(Self {
+        Ok(Self::of(soft, suite, changed))
+    }
+
+    pub(crate) fn of(soft: SoftCipher, suite: Suite, changed: bool) -> Self {
+        Self {
             soft,
             suite,
             changed,
             staged: false,
             at_open: None,
             before: None,
-        })
+        }
     }
 
     /// The suite of its keys.
     pub(crate) fn suite(&self) -> Suite {
         self.suite
+    }
+
+    /// The keys in force.
+    pub(crate) fn keys(&self) -> &Keys {
+        self.soft.keys()
     }
 
     /// Does one job.
@@ -116,7 +125,7 @@ impl Cipher {
     /// Which methods of the security setup its keys allow: key transfer with a master key, key agreement with a key to
     /// sign with.
     pub(crate) fn key_methods(&self) -> &'static [i8] {
-        let keys = self.soft.keys();
+        let keys = self.keys();
         match (keys.master.is_some(), keys.signing.is_some()) {
             (false, false) => &[],
             (true, false) => &[2],
@@ -145,7 +154,7 @@ impl Cipher {
     /// What must survive the death of the meter. The association does not: its keys are in force after it.
     pub(crate) fn kept(&self) -> (KeptCounters, Option<KeptKeys>) {
         if !self.staged {
-            let keys = self.changed.then(|| KeptKeys::of(self.soft.keys()));
+            let keys = self.changed.then(|| KeptKeys::of(self.keys()));
             return (self.soft.counters().into(), keys);
         }
         let mut after = self.soft.clone();

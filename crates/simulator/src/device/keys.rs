@@ -11,6 +11,9 @@ impl Device {
         let keys = KEY_TRANSFER
             .read(parameter)
             .map_err(|_| result::TYPE_UNMATCHED)?;
+        if keys.is_empty() {
+            return Err(result::TYPE_UNMATCHED);
+        }
         self.cipher.transferred(&keys).map_err(refusal)
     }
 
@@ -18,6 +21,7 @@ impl Device {
     pub(crate) fn agree_keys(&mut self, parameter: Option<&Data>) -> Result<Data, u8> {
         let suite = self.cipher.suite();
         let items = parameter.and_then(|items| KeyAgreement::from_data(suite, items).ok());
+        let items = items.filter(|items| !items.is_empty());
         let items = items.ok_or(result::TYPE_UNMATCHED)?;
         let answers = self.cipher.accept(&items).map_err(refusal)?;
         Ok(KeyAgreement::to_data(&answers))
@@ -39,5 +43,67 @@ fn refusal(failure: CipherFailure) -> u8 {
         CipherFailure::AuthFailed | CipherFailure::Refused | CipherFailure::Replay { .. } => {
             result::READ_WRITE_DENIED
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dlms::{Suite, SystemTitle, agreement::KeyId};
+    use softcipher::{Keys, Setup, SoftCipher};
+
+    use super::*;
+    use crate::{cipher::Cipher, device::tests::device};
+
+    /// Both ends, as they know each other.
+    fn ends(suite: Suite) -> (SoftCipher, Device) {
+        let mut device = device(None);
+        let [client, meter] = [device.titles.client, device.titles.server].map(SystemTitle::new);
+        let (own, its) = Keys::pair(suite, 7);
+        let end = |own, peer, keys| {
+            let setup = Setup {
+                peer: Some(peer),
+                ..Setup::new(suite, own)
+            };
+            SoftCipher::new(setup, keys).unwrap()
+        };
+        device.cipher = Cipher::of(end(meter, client, its), suite, false);
+        (end(client, meter, own), device)
+    }
+
+    #[test]
+    fn keys_are_agreed_on_by_both_ends() {
+        for suite in [Suite::Suite1, Suite::Suite2] {
+            let (mut client, mut device) = ends(suite);
+            assert_eq!(device.cipher.key_methods(), [2, 3]);
+            for key in [KeyId::GlobalUnicastEncryption, KeyId::Master] {
+                let (proposal, ephemeral) = client.propose(key).unwrap();
+                let answer = device.agree_keys(Some(&KeyAgreement::to_data(&[proposal])));
+                let answers = KeyAgreement::from_data(suite, &answer.unwrap()).unwrap();
+                client.agreed(&ephemeral, &answers[0]).unwrap();
+            }
+            let before = device.cipher.kept();
+            assert!(before.1.is_some(), "kept before they are in force");
+            device.association_ended(1);
+            client.commit();
+            assert_eq!(device.cipher.keys().encryption, client.keys().encryption);
+            assert_eq!(device.cipher.keys().master, client.keys().master);
+            let logged = device.events.entries().back().map(|entry| entry.1);
+            assert_eq!(logged, Some(code::KEYS_CHANGED));
+        }
+    }
+
+    #[test]
+    fn a_proposal_that_the_client_did_not_sign_is_refused() {
+        let (mut client, mut device) = ends(Suite::Suite1);
+        let (mut proposal, _) = client.propose(KeyId::Master).unwrap();
+        proposal.key = KeyId::GlobalUnicastEncryption; // its signature is of another
+        let answer = device.agree_keys(Some(&KeyAgreement::to_data(&[proposal])));
+        assert_eq!(answer, Err(result::READ_WRITE_DENIED));
+        for nonsense in [None, Some(&Data::Array(Vec::new())), Some(&Data::Null)] {
+            assert_eq!(device.agree_keys(nonsense), Err(result::TYPE_UNMATCHED));
+        }
+        device.association_ended(1);
+        assert_eq!(device.cipher.keys().encryption, client.keys().encryption);
+        assert!(device.cipher.kept().1.is_none(), "nothing has changed");
     }
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::{Fleet, LabKeys, fleet_addresses, logs::code};
 
 mod client;
+mod keys;
 
 const SCRIPTS: &str = "0.0.10.1.0.255";
 const RELAY: &str = "0.0.96.3.10.255";
