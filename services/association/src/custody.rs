@@ -105,6 +105,7 @@ impl Context {
         apdu: Vec<u8>,
         protection: Protection,
     ) -> Result<CipherOutput, CipherFailure> {
+        let commands = is_command(&apdu);
         let plain = (!protection.is_ciphered()).then(|| apdu.clone());
         let request = ProtectRequest {
             context_id: self.id.clone(),
@@ -118,11 +119,12 @@ impl Context {
         if plain.is_some_and(|plain| plain != apdu) {
             return Err(CipherFailure::Refused);
         }
-        self.counter = if is_global(protection) {
-            invocation_counter
-        } else {
-            0
-        };
+        if commands {
+            self.counter = match is_global(protection) {
+                true => invocation_counter,
+                false => 0,
+            };
+        }
         Ok(CipherOutput::Apdu(apdu, invocation_counter))
     }
 
@@ -164,6 +166,11 @@ impl Context {
             tracing::debug!(%status, "the cipher context was not closed");
         }
     }
+}
+
+/// Whether a plaintext APDU is a command, or a block of one: not a release, nor the confirmation of a notification.
+pub(crate) fn is_command(apdu: &[u8]) -> bool {
+    matches!(apdu.first(), Some(0xC0 | 0xC1 | 0xC3 | 0xD9))
 }
 
 /// Whether APDUs of this form are under the global key, whose counter outlives associations.

@@ -93,6 +93,7 @@ impl Opening {
         let config = match client_config(&self.meter, &manner, conformance, &granted) {
             Ok(config) => ClientConfig {
                 max_pdu: plan.max_pdu,
+                frame: plan.frame(),
                 answer_timeout_ms: u64::try_from(self.tools.answer_timeout.as_millis())
                     .unwrap_or(u64::MAX),
                 ..config
@@ -103,7 +104,8 @@ impl Opening {
             }
         };
         let trace = self.tools.trace.of(&self.meter.id);
-        let mut session = Session::new(self.meter.id.clone(), config, link, context, trace);
+        let meter_id = self.meter.id.clone();
+        let mut session = Session::new(meter_id, (config, plan), link, context, trace);
         match session.open().await {
             Ok(opened) => Ok((session, opened)),
             Err(error) => {

@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 
 use dlms::{
-    Access, Command, Conformance,
+    Access, Command, Conformance, LinkConfig, Mechanism,
     fit::{self, Crossing, Envelope, Network, Path},
+    security::GeneralSigning,
 };
 use latchkey_proto::association::v1::{CommandFit, Fit, PlanAssociationResponse};
 
@@ -50,8 +51,23 @@ impl Plan {
             },
             conformance,
         };
-        let max_pdu = fit.max_pdu().map_or(limit, |frame| frame.min(limit));
-        Ok(Self { fit, max_pdu })
+        let least = pass_4(manner.mechanism()?, &fit.envelope);
+        let max_pdu = fit.max_pdu().map_or(limit, |frame| frame.max(least));
+        Ok(Self {
+            fit,
+            max_pdu: max_pdu.min(limit),
+        })
+    }
+
+    /// What one frame of the link carries, if that is known and the link does not cut APDUs up by itself; else 0.
+    pub(crate) fn frame(&self) -> u16 {
+        match self.fit.path.link {
+            LinkConfig::Hdlc(_) => 0,
+            LinkConfig::Tcp | LinkConfig::Udp => self
+                .fit
+                .frame()
+                .map_or(0, |frame| u16::try_from(frame).unwrap_or(u16::MAX)),
+        }
     }
 
     /// Now that the meter has granted these services.
@@ -93,6 +109,23 @@ impl Plan {
     }
 }
 
+/// The octets of the answer that authenticates the meter, protected: it has no blocks, so less cannot be proposed. 0
+/// without HLS.
+fn pass_4(mechanism: Mechanism, envelope: &Envelope) -> u16 {
+    let suite = envelope.control.suite().unwrap_or_default();
+    let Some(token) = mechanism.token_len(suite) else {
+        return 0;
+    };
+    // C7 01 id 00 01 00 09 length
+    let plain = token.saturating_add(8);
+    let ciphered = plain.saturating_add(envelope.protection.overhead(envelope.control, plain));
+    let signature = match envelope.signed {
+        true => GeneralSigning::overhead(suite, ciphered),
+        false => 0,
+    };
+    u16::try_from(ciphered.saturating_add(signature)).unwrap_or(u16::MAX)
+}
+
 const fn fit_of(crossing: Crossing) -> Fit {
     match crossing.fit {
         fit::Fit::OneFrame => Fit::OneFrame,
@@ -113,6 +146,7 @@ mod tests {
     use latchkey_proto::{
         association::v1 as pb,
         audit::v1::{self as audit, CommandService},
+        custody::v1::{Mechanism, Protection, Security},
     };
 
     use super::*;
@@ -189,6 +223,24 @@ mod tests {
         assert_eq!(plan.max_pdu, 188);
         let said = plan.render(accesses);
         assert!(said.fits.iter().all(|fit| fit.request() == Fit::OneFrame));
+    }
+
+    #[test]
+    fn there_is_always_room_for_the_meter_to_authenticate_itself() {
+        let (plan, _) = plan(
+            |meter| {
+                meter.transport = pb::Transport::Hdlc.into();
+                meter.mechanism = Mechanism::HlsEcdsa.into();
+                meter.protection = Protection::GeneralGlo.into();
+                meter.security = Some(Security {
+                    suite: 2,
+                    ..Security::default()
+                });
+            },
+            &commands(),
+        );
+        // 96 of the signature, 8 before it, 28 around it; one HDLC frame carries 125.
+        assert_eq!(plan.max_pdu, 96 + 8 + 28);
     }
 
     #[test]

@@ -6,9 +6,12 @@
 //! | block transfer of each | with it (of ACTION only for a command: passes 3 and 4 are short) |
 //! | selective access | a command of the permit has a selection |
 //! | multiple references (with-list) | the permit holds two commands of one service |
-//! | ACCESS | the permit holds two commands |
+//! | ACCESS | the permit holds two commands, and APDUs are not ciphered in a service-specific form |
 //! | notifications | always, but for the public client: they ask for nothing, and tell of a reset |
 //! | general block transfer | the directory says that the meter can do it |
+//!
+//! ACCESS has no service-specific tags of ciphering. In an association with such tags it would go in the general form, which
+//! the conformance block must grant; and a peer is known that, once it has granted that, answers everything so.
 //!
 //! A permit without commands (it only proves that an association opens) proposes GET: some meters refuse an association
 //! without any service.
@@ -126,6 +129,10 @@ pub(crate) fn conformance(commands: &[Command], meter: &Meter, manner: &Manner) 
     let actions = count(CommandService::Action);
     let hls = manner.mechanism().is_ok_and(Mechanism::is_high_level);
     let told = !manner.is_public();
+    let specific = matches!(
+        manner.protection,
+        custody::Protection::Glo | custody::Protection::Ded
+    );
     let proposals = [
         (
             gets > 0 || commands.is_empty(),
@@ -145,7 +152,7 @@ pub(crate) fn conformance(commands: &[Command], meter: &Meter, manner: &Manner) 
             told && gets.max(sets).max(actions) > 1,
             Conformance::MULTIPLE_REFERENCES,
         ),
-        (told && commands.len() > 1, Conformance::ACCESS),
+        (told && commands.len() > 1 && !specific, Conformance::ACCESS),
         (
             told,
             Conformance::EVENT_NOTIFICATION | Conformance::DATA_NOTIFICATION,
@@ -203,10 +210,15 @@ pub(crate) fn client_config(
         certificate: send_certificate.then(|| certificate.clone()),
         conformance,
         release: !meter.no_release,
-        // It acts only where a meter says "not now": most often it still holds an association that nobody released.
-        recover: true,
+        recover: recovers(manner),
         ..ClientConfig::default()
     })
+}
+
+/// Whether an association that the meter still holds is released, and opened once more, where the meter says "not now".
+/// Custody ciphers nothing after a release, so an association with ciphering is not: the caller comes back later.
+fn recovers(manner: &Manner) -> bool {
+    manner.protection == custody::Protection::Plain
 }
 
 fn title(octets: &[u8]) -> Result<Option<SystemTitle>, Error> {
@@ -253,11 +265,11 @@ mod tests {
             ),
             (
                 &[command(Get, &[]), command(Get, &[])],
-                reads | authenticates | Conformance::MULTIPLE_REFERENCES | Conformance::ACCESS,
+                reads | authenticates | Conformance::MULTIPLE_REFERENCES,
             ),
             (
                 &[command(Get, &[]), command(Action, &[])],
-                reads | authenticates | Conformance::BLOCK_TRANSFER_ACTION | Conformance::ACCESS,
+                reads | authenticates | Conformance::BLOCK_TRANSFER_ACTION,
             ),
             (
                 &[command(Set, &[])],
@@ -281,6 +293,8 @@ mod tests {
         let full = meter(&full("m-2"));
         let manner = Manner::of(&full, false);
         assert!(conformance(&[], &full, &manner).contains(Conformance::GENERAL_BLOCK_TRANSFER));
+        let two = [command(Get, &[]), command(Set, &[])];
+        assert!(conformance(&two, &full, &manner).contains(Conformance::ACCESS));
     }
 
     #[test]

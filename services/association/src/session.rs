@@ -19,11 +19,12 @@ use crate::{
     answer::Answer,
     command::{Asked, Kind},
     crash,
-    custody::Context,
+    custody::{Context, is_command},
     error::Error,
     failure,
     inbox::Inbox,
     link::Link,
+    plan::Plan,
     trace::MeterTrace,
 };
 
@@ -37,7 +38,10 @@ pub(crate) struct Session {
     link: Link,
     context: Context,
     trace: MeterTrace,
-    max_pdu: u16,
+    /// How requests cross the link, by what the meter granted.
+    plan: Plan,
+    /// The longest APDU the meter receives; 0 means no limit.
+    server_max_pdu: u16,
     epoch: Instant,
     timer: Option<Instant>,
     buffer: Vec<u8>,
@@ -83,14 +87,14 @@ pub(crate) enum Stir {
 impl Session {
     pub(crate) fn new(
         meter_id: String,
-        config: ClientConfig,
+        (config, plan): (ClientConfig, Plan),
         link: Link,
         context: Context,
         trace: MeterTrace,
     ) -> Self {
         Self {
             meter_id,
-            max_pdu: config.max_pdu,
+            plan,
             client: Client::new(config),
             link,
             context,
@@ -98,6 +102,7 @@ impl Session {
             epoch: Instant::now(),
             timer: None,
             buffer: vec![0; READ],
+            server_max_pdu: 0,
             conformance: Conformance::NONE,
             inbox: Inbox::default(),
             current: None,
@@ -116,13 +121,15 @@ impl Session {
                 max_pdu,
             } => {
                 self.conformance = conformance;
+                self.server_max_pdu = max_pdu;
+                self.plan.granted(conformance);
                 Ok(Opened {
                     server_title: server_title
                         .map(|title| title.bytes().to_vec())
                         .unwrap_or_default(),
                     conformance: conformance.bits(),
                     server_max_pdu: max_pdu,
-                    client_max_pdu: self.max_pdu,
+                    client_max_pdu: self.plan.max_pdu,
                 })
             }
             Event::Failed(cause) => Err(self.opening_error(cause)),
@@ -153,6 +160,7 @@ impl Session {
         if !self.conformance.contains(asked.needs) {
             return Err(Error::NotGranted(asked.needs));
         }
+        self.plan.check(&asked.command, self.server_max_pdu)?;
         let (kind, count) = (asked.kind, asked.count);
         self.current = Some(Current {
             kind,
@@ -338,11 +346,11 @@ impl Session {
     }
 
     async fn cipher(&mut self, job: CipherJob) {
-        let protects = matches!(job.op, CipherOp::Protect { .. });
+        let commands = matches!(&job.op, CipherOp::Protect { apdu, .. } if is_command(apdu));
         let id = job.id;
         let result = self.context.run(job).await;
         if let Some(current) = &mut self.current {
-            current.released |= protects && result.is_ok();
+            current.released |= commands && result.is_ok();
         }
         self.client.handle_cipher(self.now_ms(), id, result);
     }
