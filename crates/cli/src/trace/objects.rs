@@ -1,6 +1,6 @@
 //! Names of classes, attributes, methods and well-known objects (IEC 62056-6-1 and 62056-6-2).
 
-use dlms::Obis;
+use dlms::{Obis, cosem::Class};
 
 /// A logical name with what it is known as.
 pub(crate) fn named(obis: [u8; 6]) -> String {
@@ -202,101 +202,35 @@ pub(crate) fn class(class_id: u64) -> &'static str {
 
 /// The name of an attribute.
 pub(crate) fn attribute(class_id: u64, index: i64) -> &'static str {
-    match (class_id, index) {
+    let known = known(class_id, index).and_then(|(class, index)| class.attribute(index));
+    known.unwrap_or(match (class_id, index) {
         (_, 0) => "all attributes",
         (_, 1) => "logical_name",
-        (1 | 3 | 4, 2) => "value",
-        (3 | 4, 3) => "scaler_unit",
+        (4, 2) => "value",
+        (4, 3) | (5, 4) => "scaler_unit",
         (4, 4) => "status",
         (4, 5) => "capture_time",
         (5, 2) => "current_average_value",
         (5, 3) => "last_average_value",
-        (5, 4) => "scaler_unit",
-        (7, 2) => "buffer",
-        (7, 3) => "capture_objects",
-        (7, 4) => "capture_period",
-        (7, 5) => "sort_method",
-        (7, 6) => "sort_object",
-        (7, 7) => "entries_in_use",
-        (7, 8) => "profile_entries",
-        (8, 2) => "time",
-        (8, 3) => "time_zone",
-        (8, 4) => "status",
-        (8, 5) => "daylight_savings_begin",
-        (8, 6) => "daylight_savings_end",
-        (8, 7) => "daylight_savings_deviation",
-        (8, 8) => "daylight_savings_enabled",
-        (8, 9) => "clock_base",
-        (9, 2) => "scripts",
-        (12 | 15, 2) => "object_list",
-        (15, 3) => "associated_partners_id",
-        (15, 4) => "application_context_name",
-        (15, 5) => "xDLMS_context_info",
-        (15, 6) => "authentication_mechanism_name",
-        (15, 7) => "secret",
-        (15, 8) => "association_status",
-        (15, 9) => "security_setup_reference",
+        (12, 2) => "object_list",
         (17, 2) => "SAP_assignment_list",
-        (18, 2) => "image_block_size",
-        (18, 3) => "image_transferred_blocks_status",
-        (18, 4) => "image_first_not_transferred_block_number",
-        (18, 5) => "image_transfer_enabled",
-        (18, 6) => "image_transfer_status",
-        (18, 7) => "image_to_activate_info",
-        (20, 10) => "activate_passive_calendar_time",
-        (22, 2) => "executed_script",
-        (22, 3) => "type",
-        (22, 4) => "execution_time",
-        (40, 2) => "push_object_list",
-        (40, 3) => "send_destination_and_method",
-        (40, 4) => "communication_window",
-        (64, 2) => "security_policy",
-        (64, 3) => "security_suite",
-        (64, 4) => "client_system_title",
-        (64, 5) => "server_system_title",
-        (64, 6) => "certificates",
-        (70, 2) => "output_state",
-        (70, 3) => "control_state",
-        (70, 4) => "control_mode",
-        (71, 2) => "monitored_value",
-        (71, 3) => "threshold_active",
-        (71, 4) => "threshold_normal",
-        (71, 5) => "threshold_emergency",
-        (71, 11) => "actions",
         _ => "attribute",
-    }
+    })
 }
 
 /// The name of a method.
 pub(crate) fn method(class_id: u64, index: i64) -> &'static str {
-    match (class_id, index) {
-        (3..=5 | 7, 1) => "reset",
-        (7, 2) => "capture",
-        (8, 1) => "adjust_to_quarter",
-        (8, 3) => "adjust_to_minute",
-        (8, 5) => "preset_adjusting_time",
-        (8, 6) => "shift_time",
-        (9, 1) => "execute",
-        (15, 1) => "reply_to_HLS_authentication",
-        (15, 2) => "change_HLS_secret",
-        (18, 1) => "image_transfer_initiate",
-        (18, 2) => "image_block_transfer",
-        (18, 3) => "image_verify",
-        (18, 4) => "image_activate",
-        (20, 1) => "activate_passive_calendar",
-        (40, 1) => "push",
-        (64, 1) => "security_activate",
-        (64, 2) => "key_transfer",
-        (64, 3) => "key_agreement",
-        (64, 4) => "generate_key_pair",
-        (64, 5) => "generate_certificate_request",
-        (64, 6) => "import_certificate",
-        (64, 7) => "export_certificate",
-        (64, 8) => "remove_certificate",
-        (70, 1) => "remote_disconnect",
-        (70, 2) => "remote_reconnect",
+    let known = known(class_id, index).and_then(|(class, index)| class.method(index));
+    known.unwrap_or(match (class_id, index) {
+        (4 | 5, 1) => "reset",
         _ => "method",
-    }
+    })
+}
+
+/// A class that the DLMS core knows by heart.
+fn known(class_id: u64, index: i64) -> Option<(&'static Class, i8)> {
+    let class = Class::find(u16::try_from(class_id).ok()?)?;
+    Some((class, i8::try_from(index).ok()?))
 }
 
 #[cfg(test)]
@@ -321,6 +255,18 @@ mod tests {
             assert_eq!(name(obis), said, "{obis:?}");
         }
         assert_eq!(named([0, 0, 1, 0, 0, 255]), "0.0.1.0.0.255 (clock)");
+    }
+
+    #[test]
+    fn members_have_names_in_classes_known_and_unknown() {
+        assert_eq!(attribute(70, 3), "control_state");
+        assert_eq!(attribute(4, 3), "scaler_unit");
+        assert_eq!(attribute(8192, 1), "logical_name");
+        assert_eq!(attribute(70, 99), "attribute");
+        assert_eq!(attribute(70, i64::MAX), "attribute");
+        assert_eq!(method(64, 3), "key_agreement");
+        assert_eq!(method(5, 1), "reset");
+        assert_eq!(method(70, 3), "method");
     }
 
     #[test]
