@@ -7,7 +7,7 @@
 //! | selective access | a command of the permit has a selection |
 //! | multiple references (with-list) | the permit holds two commands of one service |
 //! | ACCESS | the permit holds two commands, and APDUs are not ciphered in a service-specific form |
-//! | notifications | always, but for the public client: they ask for nothing, and tell of a reset |
+//! | notifications | not to the public client, and not with HDLC, where an idle link would have to be asked for them |
 //! | general block transfer | the directory says that the meter can do it |
 //!
 //! ACCESS has no service-specific tags of ciphering. In an association with such tags it would go in the general form, which
@@ -154,7 +154,7 @@ pub(crate) fn conformance(commands: &[Command], meter: &Meter, manner: &Manner) 
         ),
         (told && commands.len() > 1 && !specific, Conformance::ACCESS),
         (
-            told,
+            told && !matches!(meter.transport, Transport::Hdlc(_)),
             Conformance::EVENT_NOTIFICATION | Conformance::DATA_NOTIFICATION,
         ),
         (
@@ -294,7 +294,9 @@ mod tests {
         let manner = Manner::of(&full, false);
         assert!(conformance(&[], &full, &manner).contains(Conformance::GENERAL_BLOCK_TRANSFER));
         let two = [command(Get, &[]), command(Set, &[])];
-        assert!(conformance(&two, &full, &manner).contains(Conformance::ACCESS));
+        let on_line = conformance(&two, &full, &manner);
+        assert!(on_line.contains(Conformance::ACCESS));
+        assert!(!on_line.contains(Conformance::EVENT_NOTIFICATION));
     }
 
     #[test]
