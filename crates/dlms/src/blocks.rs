@@ -1,54 +1,52 @@
 //! Service-specific block transfer (IEC 62056-5-3): a long value, list, parameter or result in numbered parts.
 //!
-//! What goes in blocks is the end of the APDU that would be sent without them. So a receiver puts the head of that APDU
-//! in front of what it joins, and reads the whole as if it had come in one.
+//! What goes in blocks is the end of the APDU that would be sent without them, its body. So a sender takes the body of
+//! that APDU apart, and a receiver puts the head of that APDU in front of what it joins, and reads the whole as if it had
+//! come in one.
 
 use alloc::vec::Vec;
 
-use crate::axdr::{length_of_length, put_length};
+use crate::axdr::{length_of_length, put_prefixed};
+use crate::conformance::Conformance;
 use crate::data::Data;
 use crate::error::Error;
 use crate::service::{InvokeId, Request, Response};
 use crate::status::DataAccessResult;
 
-/// Octets of a block's request besides its part and the length of that: tag, type, invoke id, last, number.
-const REQUEST_HEAD: usize = 1 + 1 + 1 + 1 + 4;
-/// Octets of a block's response likewise; that of a GET has a choice as well.
-const RESPONSE_HEAD: usize = 1 + 1 + 1 + 1 + 4 + 1;
-
-/// Octets that are sent part by part.
-pub(crate) struct Parts {
-    octets: Vec<u8>,
+/// An APDU whose body is sent part by part.
+struct Parts {
+    apdu: Vec<u8>,
+    /// Where what was not sent begins.
     at: usize,
     /// The number of the part sent last.
-    pub(crate) sent: u32,
+    sent: u32,
 }
 
 impl Parts {
-    const fn new(octets: Vec<u8>, at: usize) -> Self {
-        Self {
-            octets,
-            at,
-            sent: 0,
-        }
+    const fn is_done(&self) -> bool {
+        self.at >= self.apdu.len()
     }
 
-    /// Whether the last part was sent.
-    pub(crate) const fn is_done(&self) -> bool {
-        self.at >= self.octets.len()
-    }
-
-    /// The next part: whether it is the last, its number, and as much as fits with its length into `room` octets;
-    /// nothing if that is nothing.
-    fn next(&mut self, room: usize) -> Option<(bool, u32, Vec<u8>)> {
-        let rest = self.octets.get(self.at..)?;
-        let part = rest.get(..payload(room).min(rest.len()))?.to_vec();
+    /// A block of at most `room` octets: this head, whether it is the last, its number, a choice if it has one, and as
+    /// much of the body as fits. Nothing if that is nothing.
+    fn next(&mut self, head: &[u8], choice: &[u8], room: usize) -> Option<Vec<u8>> {
+        let fixed = head.len().saturating_add(choice.len()).saturating_add(5);
+        let size = payload(room.checked_sub(fixed)?);
+        let rest = self.apdu.get(self.at..)?;
+        let part = rest.get(..size.min(rest.len()))?;
         if part.is_empty() {
             return None;
         }
         self.sent = self.sent.checked_add(1)?;
+        let last = part.len() == rest.len();
+        let mut block = Vec::with_capacity(fixed.saturating_add(part.len()).saturating_add(3));
+        block.extend_from_slice(head);
+        block.push(u8::from(last));
+        block.extend_from_slice(&self.sent.to_be_bytes());
+        block.extend_from_slice(choice);
+        put_prefixed(&mut block, part);
         self.at = self.at.saturating_add(part.len());
-        Some((self.is_done(), self.sent, part))
+        Some(block)
     }
 }
 
@@ -60,114 +58,79 @@ fn payload(room: usize) -> usize {
         .map_or(0, |(_, payload)| payload)
 }
 
+/// Octets of the body of a SET or an ACTION; nothing if it has none that goes in blocks.
+fn body(request: &Request) -> Option<usize> {
+    let length = |data: &Data| data.encode().len();
+    let list = |count: usize, sum: usize| sum.saturating_add(length_of_length(count));
+    if let Request::Set { value, .. } = request {
+        Some(length(value))
+    } else if let Request::SetList { values, .. } = request {
+        let sum = values.iter().map(|(_, _, value)| length(value)).sum();
+        Some(list(values.len(), sum))
+    } else if let Request::Action { parameter, .. } = request {
+        parameter.as_ref().map(length)
+    } else if let Request::ActionList { methods, .. } = request {
+        let parameter = |parameter: &Option<Data>| parameter.as_ref().map_or(1, length);
+        let sum = methods.iter().map(|(_, data)| parameter(data)).sum();
+        Some(list(methods.len(), sum))
+    } else {
+        None
+    }
+}
+
 /// A long SET or ACTION on its way.
 pub(crate) struct Upload {
-    /// The request of the first block, without its octets; nothing once it is sent.
-    first: Option<Request>,
+    /// What the first block begins with; nothing once it is sent.
+    first: Option<Vec<u8>>,
+    /// What the blocks after it begin with.
+    next: [u8; 3],
     parts: Parts,
-    invoke: InvokeId,
-    is_set: bool,
 }
 
 impl Upload {
-    /// Of a SET or an ACTION, also of several objects; the request itself if it has nothing that goes in blocks.
-    pub(crate) fn new(request: Request) -> Result<Self, Request> {
-        let (last, block, none) = (false, 1, Vec::new);
-        let (first, octets) = match request {
-            Request::Set {
-                invoke,
-                attribute,
-                selection,
-                value,
-            } => {
-                let octets = none();
-                let first = Request::SetFirstBlock {
-                    invoke,
-                    attribute,
-                    selection,
-                    last,
-                    block,
-                    octets,
-                };
-                (first, value.encode())
-            }
-            Request::SetList { invoke, values } => {
-                let mut octets = none();
-                put_length(&mut octets, values.len());
-                let mut attributes = Vec::with_capacity(values.len());
-                for (attribute, selection, value) in values {
-                    value.encode_into(&mut octets);
-                    attributes.push((attribute, selection));
-                }
-                let first = Request::SetListFirstBlock {
-                    invoke,
-                    attributes,
-                    last,
-                    block,
-                    octets: none(),
-                };
-                (first, octets)
-            }
-            Request::Action {
-                invoke,
-                method,
-                parameter: Some(parameter),
-            } => {
-                let octets = none();
-                let first = Request::ActionFirstBlock {
-                    invoke,
-                    method,
-                    last,
-                    block,
-                    octets,
-                };
-                (first, parameter.encode())
-            }
-            Request::ActionList { invoke, methods } => {
-                let mut octets = none();
-                put_length(&mut octets, methods.len());
-                let mut names = Vec::with_capacity(methods.len());
-                for (method, parameter) in methods {
-                    parameter.unwrap_or(Data::Null).encode_into(&mut octets);
-                    names.push(method);
-                }
-                let first = Request::ActionListFirstBlock {
-                    invoke,
-                    methods: names,
-                    last,
-                    block,
-                    octets: none(),
-                };
-                (first, octets)
-            }
-            other @ (Request::Get { .. }
-            | Request::GetNext { .. }
-            | Request::GetList { .. }
-            | Request::SetFirstBlock { .. }
-            | Request::SetBlock { .. }
-            | Request::SetListFirstBlock { .. }
-            | Request::Action {
-                parameter: None, ..
-            }
-            | Request::ActionNext { .. }
-            | Request::ActionFirstBlock { .. }
-            | Request::ActionListFirstBlock { .. }
-            | Request::ActionBlock { .. }
-            | Request::Access { .. }) => return Err(other),
+    /// Of a SET or an ACTION, also of several objects, and its octets; those octets, if nothing of it goes in blocks.
+    pub(crate) fn new(request: &Request, apdu: Vec<u8>) -> Result<Self, Vec<u8>> {
+        let Some(at) = body(request).and_then(|body| apdu.len().checked_sub(body)) else {
+            return Err(apdu);
         };
+        let mut first = apdu.get(..at).unwrap_or_default().to_vec();
+        let next = match first.as_mut_slice() {
+            [tag @ 0xC1, kind, invoke, ..] => {
+                *kind = if *kind == 1 { 2 } else { 5 };
+                [*tag, 3, *invoke]
+            }
+            // the octet that says that there is a parameter is not there with blocks
+            [tag @ 0xC3, kind @ 1, invoke, .., _] => {
+                *kind = 4;
+                let next = [*tag, 6, *invoke];
+                first.pop();
+                next
+            }
+            [tag, kind, invoke, ..] => {
+                *kind = 5;
+                [*tag, 6, *invoke]
+            }
+            _ => return Err(apdu),
+        };
+        let sent = 0;
         Ok(Self {
-            invoke: first.invoke(),
-            is_set: matches!(
-                first,
-                Request::SetFirstBlock { .. } | Request::SetListFirstBlock { .. }
-            ),
             first: Some(first),
-            parts: Parts::new(octets, 0),
+            next,
+            parts: Parts { apdu, at, sent },
         })
     }
 
-    pub(crate) const fn is_set(&self) -> bool {
-        self.is_set
+    /// What the meter must have to take it.
+    pub(crate) const fn service(&self) -> Conformance {
+        match self.next {
+            [0xC1, ..] => Conformance::BLOCK_TRANSFER_SET,
+            _ => Conformance::BLOCK_TRANSFER_ACTION,
+        }
+    }
+
+    /// The whole request, of which nothing was sent.
+    pub(crate) fn into_octets(self) -> Vec<u8> {
+        self.parts.apdu
     }
 
     /// The number of the block sent last.
@@ -181,39 +144,14 @@ impl Upload {
     }
 
     /// The next block, of at most `room` octets; nothing if there is none, or no room for any of it.
-    pub(crate) fn next(&mut self, room: usize) -> Option<Request> {
-        let Some(mut first) = self.first.take() else {
-            let (last, block, octets) = self.parts.next(room.checked_sub(REQUEST_HEAD)?)?;
-            let invoke = self.invoke;
-            return Some(if self.is_set {
-                Request::SetBlock {
-                    invoke,
-                    last,
-                    block,
-                    octets,
-                }
-            } else {
-                Request::ActionBlock {
-                    invoke,
-                    last,
-                    block,
-                    octets,
-                }
-            });
-        };
-        // its empty part has a length of one octet
-        let head = first.encode().len().saturating_sub(1);
-        // the blocks that follow must have room as well
-        room.checked_sub(REQUEST_HEAD.saturating_add(2))?;
-        let (done, _, part) = self.parts.next(room.checked_sub(head)?)?;
-        if let Request::SetFirstBlock { last, octets, .. }
-        | Request::SetListFirstBlock { last, octets, .. }
-        | Request::ActionFirstBlock { last, octets, .. }
-        | Request::ActionListFirstBlock { last, octets, .. } = &mut first
-        {
-            (*last, *octets) = (done, part);
+    pub(crate) fn next(&mut self, room: usize) -> Option<Vec<u8>> {
+        let block = self
+            .parts
+            .next(self.first.as_deref().unwrap_or(&self.next), &[], room);
+        if block.is_some() {
+            self.first = None;
         }
-        Some(first)
+        block
     }
 }
 
@@ -225,25 +163,34 @@ pub(crate) struct LongAnswer {
 }
 
 impl LongAnswer {
-    /// Of a GET or an ACTION, also of several objects, and its octets; nothing for other answers.
-    pub(crate) fn new(response: &Response, invoke: InvokeId, octets: Vec<u8>) -> Option<Self> {
-        let (is_get, head) = if matches!(response, Response::GetData { .. }) {
-            (true, 4)
-        } else if matches!(response, Response::GetList { .. }) {
-            (true, 3)
-        } else if matches!(
-            response,
-            Response::Action { .. } | Response::ActionList { .. }
-        ) {
-            (false, 3)
-        } else {
-            return None;
+    /// Of a GET or an ACTION, also of several objects, and its octets; the octets of other answers.
+    pub(crate) fn new(invoke: InvokeId, apdu: Vec<u8>) -> Result<Self, Vec<u8>> {
+        let (is_get, at) = match apdu.as_slice() {
+            [0xC4, 1, _, 0, ..] => (true, 4),
+            [0xC4, 3, ..] => (true, 3),
+            [0xC7, 1 | 3, ..] => (false, 3),
+            _ => return Err(apdu),
         };
-        Some(Self {
+        let sent = 0;
+        Ok(Self {
             invoke,
             is_get,
-            parts: Parts::new(octets, head),
+            parts: Parts { apdu, at, sent },
         })
+    }
+
+    /// What the client must have to get it so.
+    pub(crate) const fn service(&self) -> Conformance {
+        if self.is_get {
+            Conformance::BLOCK_TRANSFER_GET
+        } else {
+            Conformance::BLOCK_TRANSFER_ACTION
+        }
+    }
+
+    /// The whole answer, of which nothing was sent.
+    pub(crate) fn into_octets(self) -> Vec<u8> {
+        self.parts.apdu
     }
 
     pub(crate) const fn is_get(&self) -> bool {
@@ -260,35 +207,20 @@ impl LongAnswer {
     }
 
     /// The next block, of at most `room` octets; nothing if there is no room for any of it.
-    pub(crate) fn next(&mut self, room: usize) -> Option<Response> {
-        let head = if self.is_get {
-            RESPONSE_HEAD
+    pub(crate) fn next(&mut self, room: usize) -> Option<Vec<u8>> {
+        let (tag, choice): (u8, &[u8]) = if self.is_get {
+            (0xC4, &[0])
         } else {
-            REQUEST_HEAD
+            (0xC7, &[])
         };
-        let (last, block, part) = self.parts.next(room.checked_sub(head)?)?;
-        let invoke = self.invoke;
-        Some(if self.is_get {
-            Response::GetBlock {
-                invoke,
-                last,
-                block,
-                payload: Ok(part),
-            }
-        } else {
-            Response::ActionBlock {
-                invoke,
-                last,
-                block,
-                octets: part,
-            }
-        })
+        self.parts
+            .next(&[tag, 2, self.invoke.octet()], choice, room)
     }
 }
 
-/// Parts that are joined behind the head of the APDU they are the end of.
+/// Parts that are joined behind the head of the APDU they are the body of.
 pub(crate) struct Joined {
-    octets: Vec<u8>,
+    apdu: Vec<u8>,
     /// The number of the part received last.
     pub(crate) last: u32,
 }
@@ -310,7 +242,7 @@ impl Joined {
     /// Nothing yet, behind this head.
     pub(crate) const fn new(head: Vec<u8>) -> Self {
         Self {
-            octets: head,
+            apdu: head,
             last: 0,
         }
     }
@@ -332,119 +264,112 @@ impl Joined {
         if part.is_empty() && !last {
             return Err(NotTaken::Empty);
         }
-        if self.octets.len().saturating_add(part.len()) > limit {
+        if self.apdu.len().saturating_add(part.len()) > limit {
             return Err(NotTaken::TooLong);
         }
-        self.octets.extend_from_slice(part);
+        self.apdu.extend_from_slice(part);
         self.last = block;
         Ok(())
     }
 
     pub(crate) fn response(&self) -> Result<Response, Error> {
-        Response::decode(&self.octets)
+        Response::decode(&self.apdu)
     }
 
     pub(crate) fn request(&self) -> Result<Request, Error> {
-        Request::decode(&self.octets)
+        Request::decode(&self.apdu)
     }
 }
 
-/// The first block of a long SET or ACTION taken apart: the head of the whole request, and the block.
-pub(crate) fn first_block(request: Request) -> Result<(Vec<u8>, (bool, u32, Vec<u8>)), Request> {
-    let mut head = Vec::new();
-    let (last, block, octets) = match request {
-        Request::SetFirstBlock {
-            invoke,
-            attribute,
-            selection,
-            last,
-            block,
-            octets,
-        } => {
-            let value = Data::Null;
-            Request::Set {
-                invoke,
-                attribute,
-                selection,
-                value,
-            }
-            .encode_into(&mut head);
-            (last, block, octets)
-        }
-        Request::SetListFirstBlock {
-            invoke,
-            attributes,
-            last,
-            block,
-            octets,
-        } => {
-            let values = attributes
-                .into_iter()
-                .map(|(attribute, selection)| (attribute, selection, Data::Null))
-                .collect::<Vec<_>>();
-            let count = values.len();
-            Request::SetList { invoke, values }.encode_into(&mut head);
-            drop_list(&mut head, count);
-            head.push(0);
-            (last, block, octets)
-        }
-        Request::ActionFirstBlock {
-            invoke,
-            method,
-            last,
-            block,
-            octets,
-        } => {
-            let parameter = Some(Data::Null);
-            Request::Action {
-                invoke,
-                method,
-                parameter,
-            }
-            .encode_into(&mut head);
-            (last, block, octets)
-        }
-        Request::ActionListFirstBlock {
-            invoke,
-            methods,
-            last,
-            block,
-            octets,
-        } => {
-            let methods = methods
-                .into_iter()
-                .map(|method| (method, None))
-                .collect::<Vec<_>>();
-            let count = methods.len();
-            Request::ActionList { invoke, methods }.encode_into(&mut head);
-            drop_list(&mut head, count);
-            head.push(0);
-            (last, block, octets)
-        }
-        other @ (Request::Get { .. }
-        | Request::GetNext { .. }
-        | Request::GetList { .. }
-        | Request::Set { .. }
-        | Request::SetBlock { .. }
-        | Request::SetList { .. }
-        | Request::Action { .. }
-        | Request::ActionNext { .. }
-        | Request::ActionList { .. }
-        | Request::ActionBlock { .. }
-        | Request::Access { .. }) => return Err(other),
-    };
-    // the null-data that stood for what the blocks carry
-    head.pop();
-    Ok((head, (last, block, octets)))
+/// A block of a request: whether it is the last, its number, its octets.
+pub(crate) struct Block {
+    pub(crate) last: bool,
+    pub(crate) number: u32,
+    pub(crate) octets: Vec<u8>,
+    /// Of a SET, else of an ACTION.
+    pub(crate) is_set: bool,
+    /// The head of the whole request, with its first block.
+    pub(crate) head: Option<Vec<u8>>,
 }
 
-/// Takes a list of this many null-data from the end.
-fn drop_list(head: &mut Vec<u8>, count: usize) {
-    let octets = count.saturating_add(length_of_length(count));
-    head.truncate(head.len().saturating_sub(octets));
+impl Block {
+    /// Of a request that is a block, or has one; nothing for others.
+    pub(crate) fn of(request: Request) -> Option<Self> {
+        let canonical = request.encode();
+        let is_set = canonical.first() == Some(&0xC1);
+        let (
+            Request::SetFirstBlock {
+                last,
+                block,
+                octets,
+                ..
+            }
+            | Request::SetListFirstBlock {
+                last,
+                block,
+                octets,
+                ..
+            }
+            | Request::SetBlock {
+                last,
+                block,
+                octets,
+                ..
+            }
+            | Request::ActionFirstBlock {
+                last,
+                block,
+                octets,
+                ..
+            }
+            | Request::ActionListFirstBlock {
+                last,
+                block,
+                octets,
+                ..
+            }
+            | Request::ActionBlock {
+                last,
+                block,
+                octets,
+                ..
+            },
+        ) = (request,)
+        else {
+            return None;
+        };
+        Some(Self {
+            head: head(canonical, octets.len()),
+            last,
+            number: block,
+            octets,
+            is_set,
+        })
+    }
 }
 
-/// The head of the answer that the blocks of a GET are the end of.
+/// The head of the whole request, of that of its first block, whose part has this length.
+fn head(mut first: Vec<u8>, part: usize) -> Option<Vec<u8>> {
+    // whether it is the last, and its number
+    let block = part
+        .saturating_add(length_of_length(part))
+        .saturating_add(5);
+    first.truncate(first.len().checked_sub(block)?);
+    match first.as_mut_slice() {
+        [0xC1, kind @ 2, ..] => *kind = 1,
+        [0xC1, kind @ 5, ..] => *kind = 4,
+        [0xC3, kind @ 5, ..] => *kind = 3,
+        [0xC3, kind @ 4, ..] => {
+            *kind = 1;
+            // there is a parameter
+            first.push(1);
+        }
+        _ => return None,
+    }
+    Some(first)
+}
+
+/// The head of the answer that the blocks of a GET are the body of.
 pub(crate) fn get_head(invoke: InvokeId, list: bool) -> Vec<u8> {
     if list {
         Vec::from([0xC4, 3, invoke.octet()])
@@ -453,7 +378,7 @@ pub(crate) fn get_head(invoke: InvokeId, list: bool) -> Vec<u8> {
     }
 }
 
-/// The head of the answer that the blocks of an ACTION are the end of.
+/// The head of the answer that the blocks of an ACTION are the body of.
 pub(crate) fn action_head(invoke: InvokeId, list: bool) -> Vec<u8> {
     Vec::from([0xC7, if list { 3 } else { 1 }, invoke.octet()])
 }
@@ -465,5 +390,89 @@ pub(crate) const fn no_block(invoke: InvokeId, block: u32, result: DataAccessRes
         last: true,
         block,
         payload: Err(result),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::{Attribute, Command, Method};
+    use alloc::vec;
+
+    const NAME: crate::Obis = crate::Obis::new([1, 0, 99, 1, 0, 255]);
+
+    fn long() -> Vec<Command> {
+        let (class_id, name, index) = (7, NAME, 2);
+        let attribute = Attribute {
+            class_id,
+            name,
+            index,
+        };
+        let method = Method {
+            class_id,
+            name,
+            index,
+        };
+        let value = || Data::OctetString((0..250).collect());
+        let selection = Some(crate::Selection::Entry {
+            from_entry: 1,
+            to_entry: 2,
+            from_column: 1,
+            to_column: 0,
+        });
+        vec![
+            Command::Set {
+                attribute,
+                selection: selection.clone(),
+                value: value(),
+            },
+            Command::SetList(vec![
+                (attribute, selection, value()),
+                (attribute, None, Data::Null),
+            ]),
+            Command::Action {
+                method,
+                parameter: Some(value()),
+            },
+            Command::ActionList(vec![(method, None), (method, Some(value()))]),
+        ]
+    }
+
+    #[test]
+    fn what_goes_in_blocks_arrives_as_it_was() {
+        for command in long() {
+            for room in 60..400 {
+                let request = command.clone().with(InvokeId::new(3));
+                let mut upload = Upload::new(&request, request.encode()).unwrap();
+                let mut joined = None;
+                while !upload.is_done() {
+                    let octets = upload.next(room).unwrap();
+                    assert!(octets.len() <= room);
+                    assert!(upload.is_done() || octets.len() >= room - 1, "filled");
+                    let block = Block::of(Request::decode(&octets).unwrap()).unwrap();
+                    assert_eq!(block.head.is_some(), block.number == 1);
+                    let joined = joined.get_or_insert_with(|| Joined::new(block.head.unwrap()));
+                    let taken = joined.take(block.last, block.number, &block.octets, 1000);
+                    assert_eq!((taken, block.last), (Ok(()), upload.is_done()));
+                }
+                assert_eq!(joined.unwrap().request(), Ok(request));
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_body_and_no_room_goes_in_no_blocks() {
+        let get = Request::GetNext {
+            invoke: InvokeId::new(1),
+            block: 1,
+        };
+        assert!(Upload::new(&get, get.encode()).is_err());
+        assert!(Block::of(get).is_none());
+        let request = long().remove(0).with(InvokeId::new(1));
+        let mut upload = Upload::new(&request, request.encode()).unwrap();
+        assert_eq!(upload.next(20), None);
+        assert_eq!((upload.sent(), upload.is_done()), (0, false));
+        let (octets, whole) = (upload.into_octets(), request.encode());
+        assert_eq!(octets, whole);
     }
 }

@@ -11,6 +11,7 @@ mod wire;
 
 pub use answer::MAX_ANSWER;
 pub use config::ClientConfig;
+pub(crate) use open::challenge_lengths;
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;

@@ -1,123 +1,41 @@
 //! The meter role: the responder of an association, as a value.
 
+mod answer;
+mod blocks;
+mod config;
+mod notify;
 mod open;
+mod release;
+mod seen;
 mod serve;
 mod state;
+mod wire;
+
+pub use config::{ClientAccess, MeterConfig};
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::{fmt, mem};
 
-use crate::cipher::{CipherFailure, CipherJob, CipherOp, CipherOutput, JobId};
-use crate::conformance::Conformance;
+use crate::cipher::{CipherFailure, CipherJob, CipherOutput, JobId};
 use crate::error::Error;
-use crate::link::{Link, LinkConfig, LinkEffect};
+use crate::general::General;
+use crate::link::Link;
 use crate::mechanism::Mechanism;
-use crate::security::{Protection, SecurityControl, SystemTitle};
-use crate::service::{Exception, Request, Response};
-use crate::wrapper::Frame;
+use crate::security::SystemTitle;
+use crate::service::{Confirmation, Notification, Request, Response};
+
+use seen::Seen;
 use state::State;
-
-/// What a meter is like.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MeterConfig {
-    /// How APDUs travel.
-    pub link: LinkConfig,
-    /// The logical device's wrapper port, or upper HDLC address.
-    pub server_sap: u16,
-    /// The meter's system title.
-    pub server_title: SystemTitle,
-    /// The clients it knows.
-    pub clients: Vec<ClientAccess>,
-    /// The longest APDU the meter receives, ciphering included; 0 means no limit.
-    pub max_pdu: u16,
-    /// The services it has.
-    pub conformance: Conformance,
-}
-
-impl MeterConfig {
-    /// The management device (SAP 1) over TCP, with what a reset needs, for APDUs up to 1024 octets.
-    #[must_use]
-    pub const fn new(server_title: SystemTitle, clients: Vec<ClientAccess>) -> Self {
-        Self {
-            link: LinkConfig::Tcp,
-            server_sap: 1,
-            server_title,
-            clients,
-            max_pdu: 1024,
-            conformance: Conformance::RESET,
-        }
-    }
-}
-
-/// A client that a meter knows, and what it must do to be served.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ClientAccess {
-    /// Its wrapper port, or HDLC address.
-    pub client_sap: u16,
-    /// How it must authenticate.
-    pub mechanism: Mechanism,
-    /// Its password, with mechanism `Low`.
-    pub password: Vec<u8>,
-    /// The forms its APDUs may have; each is answered in kind. [`Protection::Plain`] among them allows associations
-    /// without ciphering, any other those with ciphering.
-    pub forms: Vec<Protection>,
-    /// Suite, authentication and encryption of every ciphered APDU, in both directions; the suite of HLS 5 and 7.
-    pub control: SecurityControl,
-    /// Whether every APDU after the AARE must be signed; so is every answer.
-    pub signed: bool,
-}
-
-impl ClientAccess {
-    /// A client without ciphering. `password`: see the field.
-    #[must_use]
-    pub fn plain(client_sap: u16, mechanism: Mechanism, password: Vec<u8>) -> Self {
-        Self {
-            client_sap,
-            mechanism,
-            password,
-            forms: Vec::from([Protection::Plain]),
-            control: SecurityControl::AUTH_ENC,
-            signed: false,
-        }
-    }
-
-    /// A client that must cipher: glo or general-glo, suite 0, authenticated and encrypted.
-    #[must_use]
-    pub fn ciphered(client_sap: u16, mechanism: Mechanism, password: Vec<u8>) -> Self {
-        Self {
-            forms: Vec::from([Protection::Glo, Protection::GeneralGlo]),
-            ..Self::plain(client_sap, mechanism, password)
-        }
-    }
-
-    /// Whether it may have an association with, or without, ciphering.
-    pub(crate) fn allows(&self, ciphered: bool) -> bool {
-        self.forms.iter().any(|form| form.is_ciphered() == ciphered)
-    }
-}
-
-/// The password is not shown.
-impl fmt::Debug for ClientAccess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientAccess")
-            .field("client_sap", &self.client_sap)
-            .field("mechanism", &self.mechanism)
-            .field("forms", &self.forms)
-            .field("control", &self.control)
-            .field("signed", &self.signed)
-            .finish_non_exhaustive()
-    }
-}
 
 /// What the meter wants done.
 #[derive(Clone, PartialEq)]
 pub enum Effect {
-    /// Write these octets (one wrapper frame) to the transport.
+    /// Write these octets to the transport: one frame of the wrapper (over UDP one datagram), or one of HDLC.
     Transmit(Vec<u8>),
-    /// Do this, then call [`Meter::handle_cipher`].
+    /// Do this, then call [`Meter::handle_cipher`]. Jobs are to be done in the order they come in.
     Cipher(CipherJob),
-    /// Serve this (never a `GetNext`), then call [`Meter::answer`].
+    /// Serve this, then call [`Meter::answer`]. It is whole: blocks were joined before, and are never asked here.
     Ask(Request),
     /// Tell whoever owns the meter.
     Event(Event),
@@ -144,7 +62,7 @@ impl fmt::Debug for Effect {
 pub enum Event {
     /// An association is open and, with HLS, both sides are authenticated.
     Opened {
-        /// The client's wrapper port.
+        /// The client's wrapper port, or HDLC address.
         client_sap: u16,
         /// The client's system title.
         client_title: Option<SystemTitle>,
@@ -153,14 +71,17 @@ pub enum Event {
     },
     /// An association was refused, or dropped: at pass 3, or because an answer could not be ciphered.
     Refused {
-        /// The client's wrapper port.
+        /// The client's wrapper port, or HDLC address.
         client_sap: u16,
         /// Why.
         why: &'static str,
     },
-    /// A ciphered APDU was not taken; the client was told by an exception.
+    /// A ciphered APDU was not taken; the client was told by an exception, but for a replay over UDP, which may be the
+    /// network's.
     NotDeciphered(CipherFailure),
-    /// The association was released by its client.
+    /// The client confirmed a notification.
+    Confirmed(Confirmation),
+    /// The association was released by its client, or its client has set up the link anew.
     Released,
     /// The octets on this connection are not DLMS. Close it.
     Failed(Error),
@@ -174,6 +95,15 @@ pub struct Meter {
     link: Link,
     effects: VecDeque<Effect>,
     next_job: JobId,
+    general: General,
+    /// A notification that is being ciphered.
+    notice: Option<notify::Notice>,
+    /// What came before: over UDP it may come again.
+    seen: Seen,
+    /// The certificate of the client's last AARQ.
+    certificate: Option<Vec<u8>>,
+    /// The time that was asked for last.
+    timer: Option<u64>,
 }
 
 /// States hold challenges and values in clear: only the name is shown.
@@ -189,69 +119,93 @@ impl Meter {
     pub fn new(config: MeterConfig, challenge: Vec<u8>) -> Self {
         let link = Link::meter(&config.link, config.server_sap, config.max_pdu);
         Self {
+            general: General::new(&config.link),
             config,
             challenge,
             state: State::Idle,
             link,
             effects: VecDeque::new(),
             next_job: JobId::FIRST,
+            notice: None,
+            seen: Seen::default(),
+            certificate: None,
+            timer: None,
         }
     }
 
-    /// Gives it the challenge StoC for the next association: 8..64 octets, random, never used before (16 keeps an AARE
-    /// below 128 octets, which some clients need). It is used once: call this after every event.
+    /// Gives it the challenge StoC for the next association: 8..64 octets, 32..64 if a client authenticates with HLS 7,
+    /// random, never used before (16 keeps an AARE below 128 octets, which some clients need). It is used once: call
+    /// this after every event.
     pub fn refill(&mut self, challenge: Vec<u8>) {
         self.challenge = challenge;
     }
 
-    /// Takes octets from the transport, split and merged as they come.
+    /// Takes octets from the transport: of a stream split and merged as they come, over UDP one datagram.
     pub fn handle_bytes(&mut self, now_ms: u64, octets: &[u8]) {
         if !matches!(self.state, State::Failed) {
             self.link.receive(now_ms, octets);
-            self.pump();
+            if self.state.takes_frames() {
+                self.seen.fresh();
+            }
+            self.pump(now_ms);
         }
     }
 
     /// Takes the result of a cipher job. A result nobody waits for is ignored.
     pub fn handle_cipher(
         &mut self,
-        _now_ms: u64,
+        now_ms: u64,
         id: JobId,
         result: Result<CipherOutput, CipherFailure>,
     ) {
         if self.state.job() == Some(id) {
-            let state = mem::replace(&mut self.state, State::Idle);
-            self.state = self.on_cipher(state, result);
-            self.pump();
+            let state = self.take_state();
+            self.on_cipher(now_ms, state, result);
+        } else if let Some(notice) = self.notice.take_if(|notice| notice.job == id) {
+            self.on_notice(now_ms, &notice, result);
+        } else {
+            return;
         }
+        self.pump(now_ms);
     }
 
-    /// Answers what was asked last. The invoke id is set here; a long GET answer is sent in blocks.
+    /// The time asked for has come.
+    pub fn handle_timeout(&mut self, now_ms: u64) {
+        self.timer = None;
+        self.link.timeout(now_ms);
+        self.pump(now_ms);
+    }
+
+    /// Answers what was asked last, in the form that was asked. The invoke id is set here; a long answer is sent in
+    /// blocks, as far as the client takes such blocks, and is else replaced by an exception.
     ///
     /// # Errors
-    /// [`Error::State`] if nothing is asked, or another service is.
-    pub fn answer(&mut self, _now_ms: u64, response: Response) -> Result<(), Error> {
-        let State::Asked {
-            session,
-            protection,
-            invoke,
-            kind,
-        } = &self.state
-        else {
-            return Err(Error::State {
-                expected: "waiting for this answer",
-                found: self.state.name(),
-            });
+    /// [`Error::State`] if nothing is asked, or another service is, or another number of objects.
+    pub fn answer(&mut self, now_ms: u64, response: Response) -> Result<(), Error> {
+        let expected = "waiting for this answer";
+        let State::Asked(asked) = &self.state else {
+            let found = self.state.name();
+            return Err(Error::State { expected, found });
         };
-        if !kind.is_answered_by(&response) {
-            return Err(Error::State {
-                expected: "waiting for this answer",
-                found: "waiting for that of another service",
-            });
+        if !asked.is_answered_by(&response) {
+            let found = "waiting for that of another service";
+            return Err(Error::State { expected, found });
         }
-        let (session, protection, invoke) = (*session, *protection, *invoke);
-        self.state = self.on_served(session, protection, invoke, response);
-        self.pump();
+        self.on_served(now_ms, response);
+        self.pump(now_ms);
+        Ok(())
+    }
+
+    /// Tells the client something that it did not ask for, in the form of its last request; [`Event::Confirmed`] comes
+    /// later if it was asked for. Over HDLC it waits until the client polls.
+    ///
+    /// # Errors
+    /// [`Error::State`] unless an association is open, if another notification is still being ciphered, or if the
+    /// client has not the service, or not the general protection that it needs; [`Error::TooLong`] if the client does
+    /// not receive as much. Nothing was sent.
+    pub fn notify(&mut self, now_ms: u64, notification: &Notification) -> Result<(), Error> {
+        self.tell(now_ms, notification)?;
+        self.pump(now_ms);
         Ok(())
     }
 
@@ -260,156 +214,68 @@ impl Meter {
         self.effects.pop_front()
     }
 
-    /// Takes frames while nothing is under way: requests are served one by one.
-    fn pump(&mut self) {
-        while self.state.takes_frames() {
-            match self.link.take() {
-                Some(frame) => self.on_frame(&frame),
-                None => break,
-            }
-        }
-        self.drain();
+    /// The certificate, DER, that the client's last AARQ brought: it proves nothing until it is verified.
+    #[must_use]
+    pub fn client_certificate(&self) -> Option<&[u8]> {
+        self.certificate.as_deref()
     }
 
-    fn drain(&mut self) {
-        while let Some(effect) = self.link.poll() {
-            match effect {
-                LinkEffect::Transmit(octets) => self.effects.push_back(Effect::Transmit(octets)),
-                LinkEffect::Failed(error) => {
-                    self.effects.push_back(Effect::Event(Event::Failed(error)));
-                    self.state = State::Failed;
-                }
-                LinkEffect::Connected | LinkEffect::Disconnected => {}
-            }
-        }
+    /// Frames and datagrams that were dropped because they were damaged, or not ours.
+    #[must_use]
+    pub const fn dropped(&self) -> u64 {
+        self.link.dropped()
     }
 
-    /// The time asked for by [`Effect::Timer`] has come. A call that comes early or late does no harm.
-    pub fn handle_timeout(&mut self, now_ms: u64) {
-        self.link.timeout(now_ms);
-        self.pump();
+    fn take_state(&mut self) -> State {
+        mem::replace(&mut self.state, State::Idle)
     }
 
-    fn on_frame(&mut self, frame: &Frame) {
-        if frame.destination != self.config.server_sap {
-            return;
-        }
-        let state = mem::replace(&mut self.state, State::Idle);
-        let sap = frame.source;
-        self.state = match (frame.apdu.first(), state) {
-            // A client that lost its association asks for a new one: the old one ends here.
-            (Some(0x60), _) => self.on_aarq(sap, &frame.apdu),
-            (Some(0x62), State::Associated { session, phase }) if session.client_sap == sap => {
-                self.on_rlrq(session, phase, &frame.apdu)
-            }
-            (_, State::Associated { session, phase }) if session.client_sap == sap => {
-                self.on_request(session, phase, &frame.apdu)
-            }
-            (_, state) => {
-                self.except(sap, Exception::NOT_POSSIBLE);
-                state
-            }
-        };
-    }
-
-    fn on_cipher(&mut self, state: State, result: Result<CipherOutput, CipherFailure>) -> State {
+    fn on_cipher(
+        &mut self,
+        now_ms: u64,
+        state: State,
+        result: Result<CipherOutput, CipherFailure>,
+    ) {
         match state {
             State::UnprotectingInitiate { tag, opening, .. } => {
-                self.on_initiate(tag, opening, result)
+                self.on_initiate(now_ms, tag, opening, result);
             }
-            State::ProtectingInitiate {
-                opening, session, ..
-            } => self.on_initiate_protected(opening, session, result),
+            State::ProtectingInitiate { opening, .. } => {
+                self.on_initiate_protected(now_ms, opening, result);
+            }
             State::Unprotecting {
                 tag,
                 session,
                 phase,
                 ..
-            } => self.on_unprotected(tag, session, phase, result),
+            } => self.on_unprotected(now_ms, tag, (session, phase), result),
             State::Verifying {
                 session,
-                protection,
                 invoke,
-                client_challenge,
+                challenges,
                 ..
-            } => self.on_verified(session, protection, invoke, client_challenge, result),
+            } => self.on_verified(now_ms, session, invoke, (challenges, result)),
             State::Answering {
+                session, invoke, ..
+            } => self.on_token(now_ms, session, invoke, result),
+            State::Protecting {
+                tag,
                 session,
-                protection,
-                invoke,
+                after,
                 ..
-            } => self.on_token(session, protection, invoke, result),
-            State::Protecting { session, after, .. } => self.on_protected(session, after, result),
+            } => self.on_protected(now_ms, tag, session, (after, result)),
             State::UnprotectingRelease {
                 tag,
                 session,
                 phase,
                 ..
-            } => self.on_release_unprotected(tag, session, phase, result),
-            State::ProtectingRelease { client_sap, .. } => {
-                self.on_release_protected(client_sap, result)
+            } => self.on_release_unprotected(now_ms, tag, (session, phase), result),
+            State::ProtectingRelease { session, .. } => {
+                self.on_release_protected(now_ms, session, result);
             }
-            state @ (State::Idle
-            | State::Associated { .. }
-            | State::Asked { .. }
-            | State::Failed) => state,
+            state @ (State::Idle | State::Associated { .. } | State::Asked(_) | State::Failed) => {
+                self.state = state
+            }
         }
-    }
-
-    /// Tells the client why a ciphered APDU was not taken, as the standard says: never ciphered.
-    fn not_deciphered(&mut self, client_sap: u16, failure: CipherFailure) {
-        self.effects
-            .push_back(Effect::Event(Event::NotDeciphered(failure)));
-        let exception = match failure {
-            CipherFailure::Replay { expected } => Exception::invocation_counter(expected),
-            CipherFailure::AuthFailed => Exception::DECIPHERING,
-            CipherFailure::Refused | CipherFailure::Unavailable => Exception::OTHER_REASON,
-        };
-        self.except(client_sap, exception);
-    }
-
-    /// The keys failed us: the executor knows why, the client sees silence.
-    fn not_ciphered(&mut self, client_sap: u16) -> State {
-        self.refused(client_sap, "an answer could not be ciphered")
-    }
-
-    fn refused(&mut self, client_sap: u16, why: &'static str) -> State {
-        self.effects
-            .push_back(Effect::Event(Event::Refused { client_sap, why }));
-        State::Idle
-    }
-
-    fn except(&mut self, client_sap: u16, exception: Exception) {
-        self.transmit(client_sap, Response::Exception(exception).encode());
-    }
-
-    fn job(&mut self, op: CipherOp) -> JobId {
-        let id = self.next_job;
-        self.next_job = id.next();
-        self.effects.push_back(Effect::Cipher(CipherJob { id, op }));
-        id
-    }
-
-    fn protect(&mut self, apdu: Vec<u8>, protection: Protection) -> JobId {
-        self.job(CipherOp::Protect {
-            apdu,
-            protection,
-            control: SecurityControl::AUTH_ENC,
-            signed: false,
-        })
-    }
-
-    /// An answer never exceeds what the client receives; one that would not fit a frame is replaced by an exception.
-    fn transmit(&mut self, client_sap: u16, apdu: Vec<u8>) {
-        let frame = |apdu| Frame {
-            source: self.config.server_sap,
-            destination: client_sap,
-            apdu,
-        };
-        let too_long = || Response::Exception(Exception::TOO_LONG).encode();
-        if self.link.send(0, &frame(apdu)).is_err() {
-            self.link.send(0, &frame(too_long())).ok();
-        }
-        self.drain();
     }
 }

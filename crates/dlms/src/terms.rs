@@ -67,10 +67,10 @@ impl Terms {
     /// which the conformance block must grant.
     pub(crate) fn of_service(self, plain_tag: u8, general: bool) -> Option<Self> {
         let can = |terms: Self| !terms.form.is_ciphered() || terms.form.tag(plain_tag).is_some();
-        let sibling = match self.form {
-            Protection::Glo => Protection::GeneralGlo,
-            Protection::Ded => Protection::GeneralDed,
-            form => form,
+        let sibling = if self.form.is_dedicated() {
+            Protection::GeneralDed
+        } else {
+            Protection::GeneralGlo
         };
         [self, self.with(sibling)]
             .into_iter()
@@ -109,17 +109,19 @@ impl Terms {
         let envelope = Envelope::of(apdu)?;
         let found = apdu.first().copied().unwrap_or_default();
         if self.signed && !envelope.signed {
-            return Err(match envelope.protection {
-                Protection::Plain => Cause::Unprotected { tag: found },
-                _ => Cause::Unsigned { tag: found },
+            return Err(if envelope.protection.is_ciphered() {
+                Cause::Unsigned { tag: found }
+            } else {
+                Cause::Unprotected { tag: found }
             });
         }
         let as_good = envelope.protection.is_as_good_as(self.form);
         if envelope.signed != self.signed || !as_good {
             let expected = self.form;
-            return Err(match envelope.protection {
-                Protection::Plain => Cause::Unprotected { tag: envelope.tag },
-                _ => Cause::WrongForm { expected, found },
+            return Err(if envelope.signed || envelope.protection.is_ciphered() {
+                Cause::WrongForm { expected, found }
+            } else {
+                Cause::Unprotected { tag: found }
             });
         }
         if let Some(found) = envelope.control.filter(|found| *found != self.control) {

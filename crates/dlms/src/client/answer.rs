@@ -1,5 +1,7 @@
 //! What an answer means for the command under way.
 
+use alloc::vec::Vec;
+
 use crate::blocks::{Joined, NotTaken, Upload, action_head, get_head};
 use crate::cause::Cause;
 use crate::service::{InvokeId, Request, Response};
@@ -19,6 +21,14 @@ enum Kind {
     Access(usize),
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    Get,
+    Set,
+    Action,
+    Access,
+}
+
 /// How far a command is.
 pub(super) struct Progress {
     kind: Kind,
@@ -33,8 +43,8 @@ pub(super) enum Next {
     /// Not the answer: wait on.
     Wait,
     Answered(Response),
-    /// The next block is to be sent, or to be asked for.
-    Send(Request),
+    /// The next block is to be sent, or to be asked for: this request.
+    Send(Vec<u8>),
     Fail(Cause),
 }
 
@@ -78,47 +88,50 @@ impl Progress {
         if response.invoke().is_some_and(other) {
             return Next::Wait;
         }
-        match response {
-            Response::SetBlockAck { block, .. } if self.is_set() => self.acknowledged(block, room),
-            Response::ActionNextBlock { block, .. } if self.is_action() => {
+        match (self.service(), response) {
+            (Service::Set, Response::SetBlockAck { block, .. })
+            | (Service::Action, Response::ActionNextBlock { block, .. }) => {
                 self.acknowledged(block, room)
             }
-            Response::SetLastBlock { result, block, .. } if self.is_set() => {
+            (Service::Set, Response::SetLastBlock { result, block, .. }) => {
                 self.after_block(block, Response::Set { invoke, result })
             }
-            Response::SetLastBlockList { results, block, .. } if self.is_set() => {
+            (Service::Set, Response::SetLastBlockList { results, block, .. }) => {
                 self.after_block(block, Response::SetList { invoke, results })
             }
-            Response::GetBlock {
-                last,
-                block,
-                payload,
-                ..
-            } if self.is_get() => match payload {
+            (
+                Service::Get,
+                Response::GetBlock {
+                    last,
+                    block,
+                    payload,
+                    ..
+                },
+            ) => match payload {
                 Ok(part) => self.join(invoke, last, block, &part),
                 Err(_) if self.is_joined(block) => Next::Wait,
                 Err(result) => Next::Answered(Response::GetError { invoke, result }),
             },
-            Response::ActionBlock {
-                last,
-                block,
-                octets,
-                ..
-            } if self.is_action() && self.is_uploaded() => self.join(invoke, last, block, &octets),
-            response => self.settled(response),
+            (
+                Service::Action,
+                Response::ActionBlock {
+                    last,
+                    block,
+                    octets,
+                    ..
+                },
+            ) if self.is_uploaded() => self.join(invoke, last, block, &octets),
+            (_, response) => self.settled(response),
         }
     }
 
-    const fn is_get(&self) -> bool {
-        matches!(self.kind, Kind::Get | Kind::GetList(_))
-    }
-
-    const fn is_set(&self) -> bool {
-        matches!(self.kind, Kind::Set | Kind::SetList(_))
-    }
-
-    const fn is_action(&self) -> bool {
-        matches!(self.kind, Kind::Action | Kind::ActionList(_))
+    const fn service(&self) -> Service {
+        match self.kind {
+            Kind::Get | Kind::GetList(_) => Service::Get,
+            Kind::Set | Kind::SetList(_) => Service::Set,
+            Kind::Action | Kind::ActionList(_) => Service::Action,
+            Kind::Access(_) => Service::Access,
+        }
     }
 
     const fn is_list(&self) -> bool {
@@ -164,7 +177,7 @@ impl Progress {
     }
 
     fn join(&mut self, invoke: InvokeId, last: bool, block: u32, part: &[u8]) -> Next {
-        let (get, list) = (self.is_get(), self.is_list());
+        let (get, list) = (self.service() == Service::Get, self.is_list());
         let joined = self.joined.get_or_insert_with(|| {
             Joined::new(if get {
                 get_head(invoke, list)
@@ -187,11 +200,12 @@ impl Progress {
             }
         }
         if !last {
-            return Next::Send(if get {
+            let request = if get {
                 Request::GetNext { invoke, block }
             } else {
                 Request::ActionNext { invoke, block }
-            });
+            };
+            return Next::Send(request.encode());
         }
         match joined.response() {
             Ok(response) => {
@@ -204,12 +218,12 @@ impl Progress {
 
     /// An answer that is not a block.
     fn settled(&self, response: Response) -> Next {
-        let refused = match &response {
-            Response::Exception(_) | Response::ConfirmedServiceError(_) => true,
-            Response::GetError { .. } => self.is_get(),
-            Response::Set { result, .. } => self.is_set() && !result.is_success(),
-            Response::Action { result, .. } => self.is_action() && !result.is_success(),
-            _ => false,
+        let refused = match (self.service(), &response) {
+            (_, Response::Exception(_) | Response::ConfirmedServiceError(_))
+            | (Service::Get, Response::GetError { .. }) => true,
+            (Service::Set, Response::Set { result, .. }) => !result.is_success(),
+            (Service::Action, Response::Action { result, .. }) => !result.is_success(),
+            (_, _) => false,
         };
         if refused {
             return Next::Answered(response);
@@ -227,7 +241,7 @@ impl Progress {
                 outcomes.len() == count
             }
             (Kind::Access(count), Response::Access { results, .. }) => results.len() <= count,
-            _ => false,
+            (_, _) => false,
         };
         if fits {
             Next::Answered(response)

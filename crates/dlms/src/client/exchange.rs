@@ -1,5 +1,6 @@
 //! Requests and their answers: passes 3 and 4, commands.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::answer::{Next, Progress};
@@ -43,12 +44,12 @@ impl Client {
         let (progress, apdu) = if found <= limit {
             (progress, apdu)
         } else {
-            match upload(&session, request, terms.room(limit)) {
-                Some((upload, first)) => (progress.uploading(upload), first.encode()),
-                None if session.has_general_blocks() && general::fits(found, limit) => {
+            match upload(&session, &request, apdu, terms.room(limit)) {
+                Ok((upload, first)) => (progress.uploading(upload), first),
+                Err(apdu) if session.has_general_blocks() && general::fits(found, limit) => {
                     (progress, apdu)
                 }
-                None => return Err(Error::TooLong { limit, found }),
+                Err(_) => return Err(Error::TooLong { limit, found }),
             }
         };
         session.invoke = invoke.next();
@@ -56,7 +57,7 @@ impl Client {
             session,
             invoke,
             terms,
-            purpose: Purpose::Command(progress),
+            purpose: Purpose::Command(Box::new(progress)),
             begun: false,
         };
         self.send(exchange, apdu);
@@ -123,13 +124,11 @@ impl Client {
 
     /// An APDU of an association that is open, or authenticates.
     pub(super) fn on_apdu(&mut self, now_ms: u64, apdu: Vec<u8>) {
-        let own = self.config.terms();
-        let (due, terms, session) = match &self.state {
-            State::Awaiting { exchange, .. } => (true, exchange.terms, exchange.session),
-            State::Protecting { exchange, .. } => (false, own, exchange.session),
-            State::Ready { session } => (false, own, *session),
-            _ => return,
+        let due = matches!(self.state, State::Awaiting { .. });
+        let Some((session, terms)) = self.state.session() else {
+            return;
         };
+        let terms = terms.unwrap_or(self.config.terms());
         let whole = if apdu.first() == Some(&gbt::TAG) && session.has_general_blocks() {
             self.on_block(now_ms, &apdu)
         } else {
@@ -230,12 +229,13 @@ impl Client {
     }
 
     fn on_answer(&mut self, now_ms: u64, response: Response) {
-        let (deadline, mut exchange) = match self.take_state() {
-            State::Awaiting { deadline, exchange } => (deadline, exchange),
-            state => {
-                self.state = state;
-                return;
-            }
+        // the caller has looked
+        let State::Awaiting {
+            deadline,
+            mut exchange,
+        } = self.take_state()
+        else {
+            return;
         };
         let room = exchange.terms.room(exchange.session.limit());
         let next = match &mut exchange.purpose {
@@ -252,7 +252,7 @@ impl Client {
                     .push_back(Effect::Event(Event::Answered(response)));
                 self.idle(now_ms, exchange.session);
             }
-            Next::Send(request) => self.send(exchange, request.encode()),
+            Next::Send(apdu) => self.send(exchange, apdu),
             Next::Fail(cause) => {
                 let protects = exchange.terms.protects();
                 self.state = State::Awaiting { deadline, exchange };
@@ -382,34 +382,37 @@ impl Client {
     }
 }
 
-/// A long SET or ACTION, and its first block, if the meter takes such blocks and there is room for any.
-fn upload(session: &Session, request: Request, room: usize) -> Option<(Upload, Request)> {
-    let mut upload = Upload::new(request).ok()?;
-    let service = if upload.is_set() {
-        Conformance::BLOCK_TRANSFER_SET
-    } else {
-        Conformance::BLOCK_TRANSFER_ACTION
-    };
-    if !session.conformance.contains(service) {
-        return None;
+/// A long SET or ACTION, and its first block, if the meter takes such blocks and there is room for any; else its octets.
+fn upload(
+    session: &Session,
+    request: &Request,
+    apdu: Vec<u8>,
+    room: usize,
+) -> Result<(Upload, Vec<u8>), Vec<u8>> {
+    let mut upload = Upload::new(request, apdu)?;
+    let granted = session.conformance.contains(upload.service());
+    // the blocks that follow have shorter heads
+    match upload.next(room).filter(|_| granted) {
+        Some(first) => Ok((upload, first)),
+        None => Err(upload.into_octets()),
     }
-    let first = upload.next(room)?;
-    Some((upload, first))
 }
 
 /// The meter's token, if it accepted ours and has one of its own.
 fn judge_pass_4(own: &[u8], length: Option<usize>, response: Response) -> Result<Vec<u8>, Cause> {
-    match response {
-        Response::Action { result, data, .. } if result == ActionResult::SUCCESS => match data {
-            Some(Ok(Data::OctetString(token))) if token == own => {
-                Err(Cause::Reflected { what: "token" })
-            }
-            Some(Ok(Data::OctetString(token))) if Some(token.len()) == length => Ok(token),
-            Some(_) | None => Err(Cause::NoServerProof),
-        },
-        Response::Action { result, .. } => Err(Cause::AuthenticationRefused(result)),
-        Response::Exception(exception) => Err(Cause::Exception(exception)),
-        _ => Err(Cause::Mismatch("pass 4 is an ACTION response")),
+    if let Response::Exception(exception) = response {
+        return Err(Cause::Exception(exception));
+    }
+    let Response::Action { result, data, .. } = response else {
+        return Err(Cause::Mismatch("pass 4 is an ACTION response"));
+    };
+    match data {
+        _ if result != ActionResult::SUCCESS => Err(Cause::AuthenticationRefused(result)),
+        Some(Ok(Data::OctetString(token))) if token == own => {
+            Err(Cause::Reflected { what: "token" })
+        }
+        Some(Ok(Data::OctetString(token))) if Some(token.len()) == length => Ok(token),
+        Some(_) | None => Err(Cause::NoServerProof),
     }
 }
 

@@ -2,11 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::state::{Plain, State};
+use super::state::Plain;
 use super::{Client, Effect, Event};
 use crate::cause::Awaiting;
 use crate::cipher::{CipherFailure, CipherOutput, JobId};
-use crate::security::SystemTitle;
 use crate::service::Notification;
 use crate::terms::Terms;
 
@@ -49,7 +48,11 @@ impl Client {
         confirming: &Confirming,
         result: Result<CipherOutput, CipherFailure>,
     ) {
-        let terms = (confirming.terms, self.server_title());
+        let title = self
+            .state
+            .session()
+            .and_then(|(session, _)| session.server_title);
+        let terms = (confirming.terms, title);
         let apdu = self.protected(Awaiting::Nothing, confirming.plain, terms, result);
         if let (Ok(apdu), true) = (apdu, self.state.is_open()) {
             self.transmit_confirmation(now_ms, apdu);
@@ -61,15 +64,5 @@ impl Client {
         let suspect = self.suspect.take();
         self.transmit(now_ms, apdu).ok();
         self.suspect = suspect;
-    }
-
-    fn server_title(&self) -> Option<SystemTitle> {
-        match &self.state {
-            State::Ready { session } => session.server_title,
-            State::Protecting { exchange, .. } | State::Awaiting { exchange, .. } => {
-                exchange.session.server_title
-            }
-            _ => None,
-        }
     }
 }

@@ -58,16 +58,12 @@ impl Client {
     }
 
     pub(super) fn on_disconnected(&mut self, now_ms: u64) {
-        match self.state {
-            State::Disconnecting {
-                then: Then::End, ..
-            } => self.released(),
-            State::Disconnecting {
-                then: Then::Again, ..
-            } => self.connect(now_ms),
-            _ => {
-                self.down.get_or_insert(super::wire::Down::Closed);
-            }
+        if !matches!(self.state, State::Disconnecting { .. }) {
+            self.down.get_or_insert(super::wire::Down::Closed);
+        } else if self.state.ending() == Some(Then::Again) {
+            self.connect(now_ms);
+        } else {
+            self.released();
         }
     }
 

@@ -1,5 +1,6 @@
 //! The states of a client's association. Each owns the data that only it has.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::answer::Progress;
@@ -115,7 +116,7 @@ pub(super) enum Purpose {
     /// Pass 3 of HLS; token and challenge are kept, the one so that it is known again should it come back.
     Authenticate { token: Vec<u8>, challenge: Vec<u8> },
     /// A command of the owner.
-    Command(Progress),
+    Command(Box<Progress>),
 }
 
 /// What is known of an APDU that the holder of the keys has.
@@ -231,6 +232,49 @@ impl State {
             | Self::Disconnecting { .. }
             | Self::Released
             | Self::Failed(_) => false,
+        }
+    }
+
+    /// What is negotiated, once it is, and how the APDUs of the exchange under way are protected.
+    pub(super) const fn session(&self) -> Option<(Session, Option<Terms>)> {
+        match self {
+            Self::Ready { session } => Some((*session, None)),
+            Self::Protecting { exchange, .. } | Self::Awaiting { exchange, .. } => {
+                Some((exchange.session, Some(exchange.terms)))
+            }
+            Self::Idle
+            | Self::Connecting
+            | Self::ProtectingInitiate { .. }
+            | Self::AwaitingAare { .. }
+            | Self::UnprotectingInitiate { .. }
+            | Self::Answering { .. }
+            | Self::Verifying { .. }
+            | Self::ProtectingRelease { .. }
+            | Self::AwaitingRelease { .. }
+            | Self::Disconnecting { .. }
+            | Self::Released
+            | Self::Failed(_) => None,
+        }
+    }
+
+    /// What follows, if it is on its way to be released.
+    pub(super) const fn ending(&self) -> Option<Then> {
+        match self {
+            Self::ProtectingRelease { then, .. }
+            | Self::AwaitingRelease { then, .. }
+            | Self::Disconnecting { then, .. } => Some(*then),
+            Self::Idle
+            | Self::Connecting
+            | Self::ProtectingInitiate { .. }
+            | Self::AwaitingAare { .. }
+            | Self::UnprotectingInitiate { .. }
+            | Self::Answering { .. }
+            | Self::Verifying { .. }
+            | Self::Ready { .. }
+            | Self::Protecting { .. }
+            | Self::Awaiting { .. }
+            | Self::Released
+            | Self::Failed(_) => None,
         }
     }
 

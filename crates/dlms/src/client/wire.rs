@@ -94,7 +94,7 @@ impl Client {
         }
         let Some(down) = self.down.take() else { return };
         let awaiting = self.state.awaiting();
-        if self.is_ending() {
+        if self.state.ending() == Some(Then::End) {
             self.released();
             return;
         }
@@ -104,22 +104,6 @@ impl Client {
             Down::Failed(error) if self.is_wrapper() => Cause::Malformed(error),
             Down::Failed(error) => Cause::Link { awaiting, error },
         });
-    }
-
-    fn is_ending(&self) -> bool {
-        matches!(
-            self.state,
-            State::ProtectingRelease {
-                then: Then::End,
-                ..
-            } | State::AwaitingRelease {
-                then: Then::End,
-                ..
-            } | State::Disconnecting {
-                then: Then::End,
-                ..
-            }
-        )
     }
 
     const fn is_wrapper(&self) -> bool {
@@ -145,14 +129,14 @@ impl Client {
 
     /// What is waited for did not come.
     pub(super) fn expire(&mut self, now_ms: u64) {
-        match self.state {
-            State::AwaitingRelease { then, .. } => self.disconnect(now_ms, then),
-            State::Disconnecting { .. } => self.on_disconnected(now_ms),
-            _ => {
-                let awaiting = self.state.awaiting();
-                let suspect = self.suspect.take();
-                self.fail(suspect.unwrap_or(Cause::TimedOut { awaiting }));
-            }
+        if matches!(self.state, State::Disconnecting { .. }) {
+            self.on_disconnected(now_ms);
+        } else if let Some(then) = self.state.ending() {
+            self.disconnect(now_ms, then);
+        } else {
+            let awaiting = self.state.awaiting();
+            let suspect = self.suspect.take();
+            self.fail(suspect.unwrap_or(Cause::TimedOut { awaiting }));
         }
     }
 

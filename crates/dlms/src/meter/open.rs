@@ -1,21 +1,24 @@
-//! AARQ and RLRQ: who gets an association, and how it ends.
+//! AARQ: who gets an association.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::state::{Challenges, Opening, Phase, Session, State};
+use super::wire::unprotected;
 use super::{ClientAccess, Effect, Event, Meter};
-use crate::acse::{Aare, Aarq, AssociationResult, Diagnostic, Rlre, Rlrq};
-use crate::cipher::{CipherFailure, CipherOp, CipherOutput};
+use crate::acse::{Aare, Aarq, AssociationResult, Diagnostic};
+use crate::cipher::{CipherFailure, CipherOutput};
+use crate::client::challenge_lengths;
 use crate::conformance::Conformance;
 use crate::initiate::{ConfirmedServiceError, DLMS_VERSION, InitiateRequest, InitiateResponse};
-use crate::mechanism::{ApplicationContext, CHALLENGE_MAX, CHALLENGE_MIN, Mechanism};
-use crate::security::{
-    Ciphered, GENERAL_GLO, Protection, SecurityControl, SystemTitle, is_ciphered, plain_tag,
-};
+use crate::mechanism::{ApplicationContext, CHALLENGE_MAX, Mechanism};
 use crate::service::Exception;
+use crate::terms::{Parties, print};
 
 /// The shortest max-receive-pdu-size a client may name, 0 meaning no limit.
 const PDU_MIN: u16 = 12;
+/// Tag of an InitiateResponse.
+pub(super) const INITIATE_RESPONSE: u8 = 0x08;
 
 /// Why an AARQ is refused.
 struct Refusal {
@@ -46,40 +49,68 @@ impl Refusal {
 }
 
 impl Meter {
-    pub(super) fn on_aarq(&mut self, client_sap: u16, apdu: &[u8]) -> State {
-        let Ok(aarq) = Aarq::decode(apdu) else {
-            self.except(client_sap, Exception::NOT_POSSIBLE);
-            return self.refused(client_sap, "the AARQ is malformed");
+    /// A client that lost its association asks for a new one: the old one ends here. Over UDP, where anybody may ask, it
+    /// ends only when the new one is deciphered, and the same AARQ once more is a duplicate.
+    pub(super) fn on_aarq(&mut self, now_ms: u64, client_sap: u16, apdu: &[u8], state: State) {
+        let print = print(apdu);
+        let old = if let (State::Associated { session, phase }, true) = (state, self.is_datagram())
+        {
+            if let Some(aare) = self.seen.aare(print) {
+                self.state = State::Associated { session, phase };
+                self.transmit(now_ms, client_sap, aare);
+                return;
+            }
+            Some(Box::new((session, phase)))
+        } else {
+            self.end();
+            None
         };
+        let Ok(mut aarq) = Aarq::decode(apdu) else {
+            self.except(now_ms, client_sap, Exception::NOT_POSSIBLE);
+            return self.not_opened(client_sap, old, "the AARQ is malformed");
+        };
+        let certificate = aarq.calling_ae_qualifier.take();
         let context = aarq.context;
-        let (opening, information) = match self.check_aarq(client_sap, aarq) {
+        let (mut opening, information) = match self.check_aarq(client_sap, aarq) {
             Ok(accepted) => accepted,
-            Err(refusal) => return self.reject(client_sap, context, refusal),
+            Err(refusal) => return self.reject(now_ms, (client_sap, context), old, refusal),
         };
-        if context == ApplicationContext::LogicalName {
-            return self.on_initiate_request(context, opening, &information);
+        (opening.old, opening.print) = (old, print);
+        self.certificate = certificate;
+        if !opening.session.ciphered {
+            return self.on_initiate_request(now_ms, opening, &information);
         }
-        match (
-            check_ciphered(&information, opening.client_title),
-            opening.client_title,
-        ) {
-            (Some(tag), Some(peer_title)) => {
-                let job = self.job(CipherOp::Unprotect {
-                    apdu: information,
-                    peer_title,
-                    protection: Protection::Glo,
-                    control: SecurityControl::AUTH_ENC,
-                    signed: false,
-                });
-                State::UnprotectingInitiate { job, tag, opening }
-            }
-            (None, _) | (_, None) => {
-                self.except(client_sap, Exception::DECIPHERING);
-                self.refused(
-                    client_sap,
-                    "the InitiateRequest is not ciphered as it must be",
-                )
-            }
+        let Some(from) = opening.session.client_title else {
+            return self.not_opened(client_sap, opening.old, "there is no system title");
+        };
+        let (terms, to) = (
+            opening.session.terms.initiate(),
+            Some(self.config.server_title),
+        );
+        if let Ok(tag) = terms.check(&information, Parties { from, to }) {
+            let job = self.unprotect(information, from, terms);
+            self.state = State::UnprotectingInitiate { job, tag, opening };
+        } else {
+            self.except(now_ms, client_sap, Exception::DECIPHERING);
+            let why = "the InitiateRequest is not ciphered as it must be";
+            self.not_opened(client_sap, opening.old, why);
+        }
+    }
+
+    /// There is no new association; what there was goes on.
+    fn not_opened(
+        &mut self,
+        client_sap: u16,
+        old: Option<Box<(Session, Phase)>>,
+        why: &'static str,
+    ) {
+        if let Some(old) = old {
+            let (session, phase) = *old;
+            self.effects
+                .push_back(Effect::Event(Event::Refused { client_sap, why }));
+            self.state = State::Associated { session, phase };
+        } else {
+            self.refused(client_sap, why);
         }
     }
 
@@ -93,14 +124,15 @@ impl Meter {
             .find(|access| access.client_sap == client_sap);
         let access = access.ok_or(permanent(Diagnostic::NO_REASON, "the client is unknown"))?;
         let ciphered = aarq.context == ApplicationContext::LogicalNameCiphered;
-        if aarq.context != ApplicationContext::logical_name(ciphered) || !access.allows(ciphered) {
-            return Err(permanent(
-                Diagnostic::CONTEXT_NOT_SUPPORTED,
-                "the application context is another",
-            ));
-        }
+        let terms = access
+            .terms(ciphered)
+            .filter(|_| aarq.context == ApplicationContext::logical_name(ciphered));
+        let terms = terms.ok_or(permanent(
+            Diagnostic::CONTEXT_NOT_SUPPORTED,
+            "the application context is another",
+        ))?;
         let mechanism = check_mechanism(access, &aarq)?;
-        let titled = ciphered || mechanism.is_high_level();
+        let titled = terms.protects() || is_titled(mechanism);
         let client_title = aarq.calling_title;
         if titled && client_title.is_none_or(|title| title == self.config.server_title) {
             let diagnostic = Diagnostic::CALLING_TITLE_NOT_RECOGNISED;
@@ -109,35 +141,41 @@ impl Meter {
                 "the client's system title is absent, or ours",
             ));
         }
-        let information = aarq.user_information;
-        let information = information.ok_or(permanent(
+        let information = aarq.user_information.ok_or(permanent(
             Diagnostic::NO_REASON,
             "there is no InitiateRequest",
         ))?;
         let challenges = if mechanism.is_high_level() {
-            Some(self.challenges(aarq.authentication_value.unwrap_or_default())?)
+            Some(self.challenges(mechanism, aarq.authentication_value.unwrap_or_default())?)
         } else {
             None
         };
-        Ok((
-            Opening {
-                client_sap,
-                mechanism,
-                client_title,
-                challenges,
-            },
-            information,
-        ))
+        let session = Session {
+            client_sap,
+            mechanism,
+            ciphered,
+            terms,
+            client_title,
+            client_max_pdu: 0,
+            conformance: Conformance::NONE,
+        };
+        let opening = Opening {
+            session,
+            challenges,
+            old: None,
+            print: 0,
+        };
+        Ok((opening, information))
     }
 
     /// Our own challenge is used up, whatever becomes of the association.
-    fn challenges(&mut self, client: Vec<u8>) -> Result<Challenges, Refusal> {
-        let lengths = CHALLENGE_MIN..=CHALLENGE_MAX;
-        if !lengths.contains(&client.len()) {
-            let why = "the client's challenge has another length than 8..64 octets";
+    fn challenges(&mut self, mechanism: Mechanism, client: Vec<u8>) -> Result<Challenges, Refusal> {
+        if !challenge_lengths(mechanism).contains(&client.len()) {
+            let why = "the client's challenge is too short or too long";
             return Err(Refusal::permanent(Diagnostic::AUTHENTICATION_FAILURE, why));
         }
         let server = core::mem::take(&mut self.challenge);
+        let lengths = mechanism.challenge_min()..=CHALLENGE_MAX;
         if !lengths.contains(&server.len()) || server == client {
             return Err(Refusal {
                 result: AssociationResult::RejectedTransient,
@@ -149,56 +187,47 @@ impl Meter {
 
     pub(super) fn on_initiate(
         &mut self,
-        tag: u8,
+        now_ms: u64,
+        tag: Option<u8>,
         opening: Opening,
         result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        let client_sap = opening.client_sap;
-        match unprotected(tag, result) {
-            Ok(apdu) => {
-                self.on_initiate_request(ApplicationContext::LogicalNameCiphered, opening, &apdu)
-            }
+    ) {
+        let client_sap = opening.session.client_sap;
+        match unprotected(opening.session.terms.initiate(), tag, result) {
+            Ok(apdu) => self.on_initiate_request(now_ms, opening, &apdu),
             Err(failure) => {
-                self.not_deciphered(client_sap, failure);
-                self.refused(client_sap, "the InitiateRequest could not be deciphered")
+                self.not_deciphered(now_ms, client_sap, failure);
+                let why = "the InitiateRequest could not be deciphered";
+                self.not_opened(client_sap, opening.old, why);
             }
         }
     }
 
-    fn on_initiate_request(
-        &mut self,
-        context: ApplicationContext,
-        opening: Opening,
-        apdu: &[u8],
-    ) -> State {
-        let client_sap = opening.client_sap;
-        let request = match self.check_initiate(apdu) {
+    fn on_initiate_request(&mut self, now_ms: u64, mut opening: Opening, apdu: &[u8]) {
+        let client_sap = opening.session.client_sap;
+        let context = ApplicationContext::logical_name(opening.session.ciphered);
+        let request = match self.check_initiate(client_sap, apdu) {
             Ok(request) => request,
-            Err(refusal) => return self.reject(client_sap, context, refusal),
-        };
-        let session = Session {
-            client_sap,
-            mechanism: opening.mechanism,
-            ciphered: context == ApplicationContext::LogicalNameCiphered,
-            client_title: opening.client_title,
-            client_max_pdu: request.max_pdu,
-            conformance: request.conformance & self.config.conformance,
-        };
-        let response = self.initiate_response(&session);
-        if session.ciphered {
-            // Either form of ciphering has the same tag here.
-            let job = self.protect(response, Protection::Glo);
-            State::ProtectingInitiate {
-                job,
-                opening,
-                session,
+            Err(refusal) => {
+                return self.reject(now_ms, (client_sap, context), opening.old, refusal);
             }
+        };
+        // It is the client's: what there was before ends here.
+        opening.old = None;
+        self.end();
+        let session = &mut opening.session;
+        session.client_max_pdu = request.max_pdu;
+        session.conformance = request.conformance & self.config.conformance;
+        let response = self.initiate_response(session);
+        if session.ciphered {
+            let job = self.protect(response, opening.session.terms.initiate());
+            self.state = State::ProtectingInitiate { job, opening };
         } else {
-            self.accept(opening, session, response)
+            self.accept(now_ms, opening, response);
         }
     }
 
-    fn check_initiate(&self, apdu: &[u8]) -> Result<InitiateRequest, Refusal> {
+    fn check_initiate(&self, client_sap: u16, apdu: &[u8]) -> Result<InitiateRequest, Refusal> {
         let malformed = "the InitiateRequest is malformed";
         let request = InitiateRequest::decode(apdu)
             .map_err(|_| Refusal::permanent(Diagnostic::NO_REASON, malformed))?;
@@ -214,30 +243,36 @@ impl Meter {
                 "the client's largest APDU is below 12 octets",
             ));
         }
-        if request.dedicated_key.is_some() {
-            return Err(Refusal::initiate(4, "dedicated keys are not supported"));
+        let clients = self.config.clients.iter();
+        let dedicated = clients
+            .filter(|access| access.client_sap == client_sap)
+            .any(ClientAccess::is_dedicated);
+        if request.dedicated_key.is_some() && !dedicated {
+            return Err(Refusal::initiate(4, "the client may have no dedicated key"));
         }
         Ok(request)
     }
 
-    fn initiate_response(&self, session: &Session) -> Vec<u8> {
+    pub(super) fn initiate_response(&self, session: &Session) -> Vec<u8> {
         InitiateResponse::new(session.conformance, self.config.max_pdu).encode()
     }
 
     pub(super) fn on_initiate_protected(
         &mut self,
+        now_ms: u64,
         opening: Opening,
-        session: Session,
         result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        let client_sap = session.client_sap;
-        match ciphered(result) {
-            Ok(information) => self.accept(opening, session, information),
-            Err(_) => self.not_ciphered(client_sap),
+    ) {
+        let session = &opening.session;
+        let terms = (session.terms.initiate(), session.client_title);
+        match self.protected(INITIATE_RESPONSE, terms, result) {
+            Ok(information) => self.accept(now_ms, opening, information),
+            Err(_) => self.not_ciphered(session.client_sap),
         }
     }
 
-    fn accept(&mut self, opening: Opening, session: Session, information: Vec<u8>) -> State {
+    fn accept(&mut self, now_ms: u64, opening: Opening, information: Vec<u8>) {
+        let session = opening.session;
         let high = opening.challenges.is_some();
         let aare = Aare {
             context: ApplicationContext::logical_name(session.ciphered),
@@ -247,7 +282,8 @@ impl Meter {
             } else {
                 Diagnostic::NULL
             },
-            responding_title: (session.ciphered || high).then_some(self.config.server_title),
+            responding_title: (session.terms.protects() || high)
+                .then_some(self.config.server_title),
             responding_ae_qualifier: None,
             mechanism: high.then_some(session.mechanism),
             authentication_value: opening
@@ -256,7 +292,11 @@ impl Meter {
                 .map(|challenges| challenges.server.clone()),
             user_information: Some(information),
         };
-        self.transmit(session.client_sap, aare.encode());
+        let aare = aare.encode();
+        if self.is_datagram() {
+            self.seen.opened(opening.print, aare.clone());
+        }
+        self.transmit(now_ms, session.client_sap, aare);
         let phase = match opening.challenges {
             Some(challenges) => Phase::Pending(challenges),
             None => {
@@ -264,7 +304,7 @@ impl Meter {
                 Phase::Open(None)
             }
         };
-        State::Associated { session, phase }
+        self.state = State::Associated { session, phase };
     }
 
     pub(super) fn opened(&mut self, session: &Session) {
@@ -275,7 +315,13 @@ impl Meter {
         }));
     }
 
-    fn reject(&mut self, client_sap: u16, context: ApplicationContext, refusal: Refusal) -> State {
+    fn reject(
+        &mut self,
+        now_ms: u64,
+        (client_sap, context): (u16, ApplicationContext),
+        old: Option<Box<(Session, Phase)>>,
+        refusal: Refusal,
+    ) {
         let aare = Aare {
             context,
             result: refusal.result,
@@ -286,90 +332,17 @@ impl Meter {
             authentication_value: None,
             user_information: refusal.error.map(|error| error.encode()),
         };
-        self.transmit(client_sap, aare.encode());
-        self.refused(client_sap, refusal.why)
+        self.transmit(now_ms, client_sap, aare.encode());
+        self.not_opened(client_sap, old, refusal.why);
     }
+}
 
-    /// Many clients release without ciphering: they may, for it is only their own connection that they end.
-    pub(super) fn on_rlrq(&mut self, session: Session, phase: Phase, apdu: &[u8]) -> State {
-        let Ok(rlrq) = Rlrq::decode(apdu) else {
-            self.except(session.client_sap, Exception::NOT_POSSIBLE);
-            return State::Associated { session, phase };
-        };
-        let information = rlrq
-            .user_information
-            .filter(|octets| session.ciphered && is_ciphered(octets));
-        let Some(information) = information else {
-            return self.release(session.client_sap, None);
-        };
-        match (
-            check_ciphered(&information, session.client_title),
-            session.client_title,
-        ) {
-            (Some(tag), Some(peer_title)) => {
-                let job = self.job(CipherOp::Unprotect {
-                    apdu: information,
-                    peer_title,
-                    protection: Protection::Glo,
-                    control: SecurityControl::AUTH_ENC,
-                    signed: false,
-                });
-                State::UnprotectingRelease {
-                    job,
-                    tag,
-                    session,
-                    phase,
-                }
-            }
-            (None, _) | (_, None) => {
-                self.except(session.client_sap, Exception::DECIPHERING);
-                State::Associated { session, phase }
-            }
-        }
-    }
-
-    pub(super) fn on_release_unprotected(
-        &mut self,
-        tag: u8,
-        session: Session,
-        phase: Phase,
-        result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        match unprotected(tag, result) {
-            Ok(_) => {
-                let job = self.protect(self.initiate_response(&session), Protection::Glo);
-                State::ProtectingRelease {
-                    job,
-                    client_sap: session.client_sap,
-                }
-            }
-            Err(failure) => {
-                self.not_deciphered(session.client_sap, failure);
-                State::Associated { session, phase }
-            }
-        }
-    }
-
-    pub(super) fn on_release_protected(
-        &mut self,
-        client_sap: u16,
-        result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        match ciphered(result) {
-            Ok(information) => self.release(client_sap, Some(information)),
-            Err(_) => self.not_ciphered(client_sap),
-        }
-    }
-
-    fn release(&mut self, client_sap: u16, user_information: Option<Vec<u8>>) -> State {
-        let rlre = Rlre {
-            reason: Some(0),
-            user_information,
-        };
-        self.transmit(client_sap, rlre.encode());
-        self.effects.push_back(Effect::Event(Event::Released));
-        State::Idle
-    }
+/// Whether the tokens of a mechanism are over system titles, or under nonces with them.
+const fn is_titled(mechanism: Mechanism) -> bool {
+    matches!(
+        mechanism,
+        Mechanism::HlsGmac | Mechanism::HlsSha256 | Mechanism::HlsEcdsa
+    )
 }
 
 fn check_mechanism(access: &ClientAccess, aarq: &Aarq) -> Result<Mechanism, Refusal> {
@@ -399,39 +372,4 @@ fn same(left: &[u8], right: &[u8]) -> bool {
         .zip(right)
         .fold(0, |differing, (left, right)| differing | (left ^ right));
     left.len() == right.len() && core::hint::black_box(differing) == 0
-}
-
-/// The tag of an APDU that is protected as everything must be in a ciphered association: authenticated and encrypted,
-/// by the client of that association where it says a title.
-pub(super) fn check_ciphered(apdu: &[u8], client_title: Option<SystemTitle>) -> Option<u8> {
-    let Ciphered {
-        tag,
-        title,
-        control,
-        ..
-    } = Ciphered::decode(apdu).ok()?;
-    let ours = title.is_none() || title == client_title;
-    (ours && control == SecurityControl::AUTH_ENC).then_some(tag)
-}
-
-/// The plaintext of an `Unprotect` job, if it is the kind of APDU that its tag says.
-pub(super) fn unprotected(
-    tag: u8,
-    result: Result<CipherOutput, CipherFailure>,
-) -> Result<Vec<u8>, CipherFailure> {
-    let apdu = ciphered(result)?;
-    if tag != GENERAL_GLO && plain_tag(tag) != apdu.first().copied() {
-        return Err(CipherFailure::AuthFailed);
-    }
-    Ok(apdu)
-}
-
-/// The APDU that a job made; an executor that returns something else counts as one that could not do it.
-pub(super) fn ciphered(
-    result: Result<CipherOutput, CipherFailure>,
-) -> Result<Vec<u8>, CipherFailure> {
-    match result? {
-        CipherOutput::Apdu(apdu, _) => Ok(apdu),
-        CipherOutput::Token(_) | CipherOutput::Verified => Err(CipherFailure::Unavailable),
-    }
 }

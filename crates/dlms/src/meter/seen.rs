@@ -19,9 +19,11 @@ pub(super) struct Seen {
     requests: VecDeque<u64>,
     /// The answer to the last of them.
     answer: Option<Vec<u8>>,
+    /// The last of them is not answered yet.
+    unanswered: bool,
     /// Fingerprint of the AARQ that opened the association, and the AARE that did.
     opening: Option<(u64, Vec<u8>)>,
-    /// Octets came since the last request was taken.
+    /// Octets came while nothing was under way.
     fresh: bool,
 }
 
@@ -35,7 +37,7 @@ pub(super) enum Sight {
 }
 
 impl Seen {
-    /// Octets came.
+    /// Octets came while nothing was under way.
     pub(super) fn fresh(&mut self) {
         self.fresh = true;
     }
@@ -54,18 +56,20 @@ impl Seen {
             self.requests.pop_front();
         }
         self.requests.push_back(print);
-        self.answer = None;
+        (self.answer, self.unanswered) = (None, true);
         Sight::New
     }
 
     /// A request that neither writes nor acts.
     pub(super) fn pass(&mut self) {
-        self.fresh = false;
+        (self.fresh, self.unanswered) = (false, false);
     }
 
-    /// Remembers the answer to the last request to write or act.
+    /// Remembers the answer, if it is that of the last request to write or act.
     pub(super) fn answered(&mut self, answer: &[u8]) {
-        self.answer = Some(answer.to_vec());
+        if core::mem::take(&mut self.unanswered) {
+            self.answer = Some(answer.to_vec());
+        }
     }
 
     pub(super) fn answer(&self) -> Option<Vec<u8>> {

@@ -1,436 +1,357 @@
-//! Requests of an association: pass 3, what goes to the COSEM objects, and their answers.
+//! Requests of an association: pass 3, and what goes to the COSEM objects.
 
 use alloc::vec::Vec;
 
-use super::open::{check_ciphered, ciphered, unprotected};
-use super::state::{After, Challenges, Kind, LongGet, Phase, Session, State};
+use super::seen::Sight;
+use super::state::{After, Asked, Challenges, Phase, Session, State, Transfer};
+use super::wire::{effect_print, unprotected};
 use super::{Effect, Event, Meter};
 use crate::cipher::{CipherFailure, CipherOp, CipherOutput};
 use crate::conformance::Conformance;
 use crate::data::Data;
 use crate::error::Error;
-use crate::security::{GENERAL_GLO, GmacToken, Protection, SecurityControl, Suite};
-use crate::service::{Exception, InvokeId, Method, Request, Response};
-use crate::status::{ActionResult, DataAccessResult};
+use crate::gbt;
+use crate::security::{Envelope, SystemTitle};
+use crate::service::{Confirmation, Exception, InvokeId, Method, Request, Response};
+use crate::status::ActionResult;
+use crate::terms::{Parties, Terms};
 
-/// Octets of a block's response besides its payload: tag, type, invoke id, last, number, choice, length.
-const BLOCK_HEAD: usize = 1 + 1 + 1 + 1 + 4 + 1 + 3;
+/// The longest request that is taken in general blocks or blocks of a service, in octets.
+pub(super) const REQUEST_MAX: usize = 1 << 16;
+/// Who a client is that did not say it, where no title matters: HLS 3 and 4 without ciphering.
+const NOBODY: SystemTitle = SystemTitle::new([0; 8]);
 
 impl Meter {
-    pub(super) fn on_request(&mut self, session: Session, phase: Phase, apdu: &[u8]) -> State {
-        if !session.ciphered {
-            return self.serve(session, phase, Protection::Plain, apdu);
+    pub(super) fn on_request(
+        &mut self,
+        now_ms: u64,
+        (session, phase): (Session, Phase),
+        apdu: Vec<u8>,
+    ) {
+        let general = session.has(Conformance::GENERAL_BLOCK_TRANSFER);
+        if general && apdu.first() == Some(&gbt::TAG) {
+            self.state = State::Associated { session, phase };
+            return self.on_block(now_ms, &apdu);
         }
-        let Some(peer_title) = session
-            .client_title
-            .filter(|_| crate::security::is_ciphered(apdu))
-        else {
-            self.except(session.client_sap, Exception::NOT_POSSIBLE);
-            return State::Associated { session, phase };
+        self.general.reset();
+        self.on_whole(now_ms, (session, phase), apdu);
+    }
+
+    /// A general block: the APDU it completes, if any, is served.
+    fn on_block(&mut self, now_ms: u64, block: &[u8]) {
+        let whole = self.general.take(block, REQUEST_MAX);
+        let State::Associated { session, phase } = self.take_state() else {
+            return;
         };
-        match check_ciphered(apdu, session.client_title) {
-            Some(tag) => {
-                let job = self.job(CipherOp::Unprotect {
-                    apdu: apdu.to_vec(),
-                    peer_title,
-                    protection: in_kind(tag),
-                    control: SecurityControl::AUTH_ENC,
-                    signed: false,
-                });
-                State::Unprotecting {
+        let client_sap = session.client_sap;
+        self.transmit_blocks(now_ms, client_sap);
+        match whole {
+            Ok(Some(apdu)) => self.on_whole(now_ms, (session, phase), apdu),
+            Ok(None) => self.state = State::Associated { session, phase },
+            Err(_) => {
+                self.general.reset();
+                self.state = State::Associated { session, phase };
+                if !self.is_datagram() {
+                    self.except(now_ms, client_sap, Exception::OTHER_REASON);
+                }
+            }
+        }
+    }
+
+    fn on_whole(&mut self, now_ms: u64, (session, phase): (Session, Phase), apdu: Vec<u8>) {
+        if !session.terms.protects() {
+            return self.serve(now_ms, (session, phase), &apdu);
+        }
+        let checked = self.check_form(&session, &apdu);
+        match (checked, session.client_title) {
+            (Ok((terms, tag)), Some(from)) => {
+                let job = self.unprotect(apdu, from, terms);
+                let session = Session { terms, ..session };
+                self.state = State::Unprotecting {
                     job,
                     tag,
                     session,
                     phase,
-                }
+                };
             }
-            None => {
-                self.except(session.client_sap, Exception::DECIPHERING);
-                State::Associated { session, phase }
+            (Ok(_), None) => self.state = State::Associated { session, phase },
+            (Err(exception), _) => {
+                self.state = State::Associated { session, phase };
+                self.except(now_ms, session.client_sap, exception);
             }
         }
+    }
+
+    /// The form of a request, if the client may use it: it is answered in kind, whatever was negotiated, for clients are
+    /// known that always send one form.
+    fn check_form(&self, session: &Session, apdu: &[u8]) -> Result<(Terms, Option<u8>), Exception> {
+        let form = Envelope::of(apdu).map_err(|_| Exception::DECIPHERING)?;
+        if !form.signed && form.control.is_none() {
+            return Err(Exception::NOT_POSSIBLE);
+        }
+        let clients = self.config.clients.iter();
+        let access = clients
+            .filter(|access| access.client_sap == session.client_sap)
+            .find(|access| access.forms.contains(&form.protection));
+        let from = session.client_title.ok_or(Exception::DECIPHERING)?;
+        if access.is_none() || form.protection.is_ciphered() != session.ciphered {
+            return Err(Exception::DECIPHERING);
+        }
+        let to = Some(self.config.server_title);
+        let terms = session.terms.with(form.protection);
+        terms
+            .check(apdu, Parties { from, to })
+            .map(|tag| (terms, tag))
+            .map_err(|_| Exception::DECIPHERING)
     }
 
     pub(super) fn on_unprotected(
         &mut self,
-        tag: u8,
-        session: Session,
-        phase: Phase,
+        now_ms: u64,
+        tag: Option<u8>,
+        (session, phase): (Session, Phase),
         result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        // Answered in kind, whatever was negotiated: clients are known that always send one form.
-        let protection = in_kind(tag);
-        match unprotected(tag, result) {
-            Ok(apdu) => self.serve(session, phase, protection, &apdu),
+    ) {
+        match unprotected(session.terms, tag, result) {
+            Ok(apdu) => self.serve(now_ms, (session, phase), &apdu),
             Err(failure) => {
-                self.not_deciphered(session.client_sap, failure);
-                State::Associated { session, phase }
+                self.state = State::Associated { session, phase };
+                self.not_deciphered(now_ms, session.client_sap, failure);
             }
         }
     }
 
-    fn serve(
-        &mut self,
-        session: Session,
-        phase: Phase,
-        protection: Protection,
-        apdu: &[u8],
-    ) -> State {
-        let request = match Request::decode(apdu) {
+    /// A plaintext APDU of the client.
+    fn serve(&mut self, now_ms: u64, (session, phase): (Session, Phase), apdu: &[u8]) {
+        if let Ok(confirmation) = Confirmation::decode(apdu) {
+            self.effects
+                .push_back(Effect::Event(Event::Confirmed(confirmation)));
+            self.state = State::Associated { session, phase };
+            return;
+        }
+        let request = Request::decode(apdu).map_err(|error| unserved(&error));
+        let request = request.and_then(|request| {
+            if matches!(phase, Phase::Pending(_)) || session.has(service_of(&request)) {
+                Ok(request)
+            } else {
+                Err(Exception::NOT_SUPPORTED)
+            }
+        });
+        let request = match request {
             Ok(request) => request,
-            Err(error) => {
-                self.except(session.client_sap, unserved(&error));
-                return State::Associated { session, phase };
+            Err(exception) => {
+                self.state = State::Associated { session, phase };
+                return self.except(now_ms, session.client_sap, exception);
             }
         };
-        match (phase, request) {
-            (Phase::Pending(challenges), request) => {
-                self.on_pass_3(session, protection, challenges, request)
-            }
-            (Phase::Open(long), Request::GetNext { invoke, block }) => {
-                self.on_next(session, protection, long, invoke, block)
-            }
-            (
-                Phase::Open(_),
-                request @ (Request::Get { .. } | Request::Set { .. } | Request::Action { .. }),
-            ) => {
-                let (invoke, kind) = (request.invoke(), Kind::of(&request));
-                self.effects.push_back(Effect::Ask(request));
-                State::Asked {
-                    session,
-                    protection,
-                    invoke,
-                    kind,
-                }
-            }
-            (
-                phase @ Phase::Open(_),
-                Request::GetList { .. }
-                | Request::SetFirstBlock { .. }
-                | Request::SetBlock { .. }
-                | Request::SetList { .. }
-                | Request::SetListFirstBlock { .. }
-                | Request::ActionNext { .. }
-                | Request::ActionList { .. }
-                | Request::ActionFirstBlock { .. }
-                | Request::ActionListFirstBlock { .. }
-                | Request::ActionBlock { .. }
-                | Request::Access { .. },
-            ) => {
-                self.except(session.client_sap, Exception::NOT_SUPPORTED);
-                State::Associated { session, phase }
-            }
+        if self.is_duplicate(now_ms, &session, apdu) {
+            self.state = State::Associated { session, phase };
+            return;
         }
+        match phase {
+            Phase::Pending(challenges) => self.on_pass_3(now_ms, session, challenges, request),
+            Phase::Open(transfer) => self.on_service(now_ms, session, transfer, request),
+        }
+    }
+
+    /// Whether a request was served before, where no counter tells. What was answered last is answered again.
+    fn is_duplicate(&mut self, now_ms: u64, session: &Session, apdu: &[u8]) -> bool {
+        if session.terms.protects() {
+            return false;
+        }
+        let Some(print) = effect_print(apdu) else {
+            self.seen.pass();
+            return false;
+        };
+        let datagrams = self.is_datagram();
+        match self.seen.look(print, datagrams) {
+            Sight::New => false,
+            Sight::Last => {
+                if let (true, Some(answer)) = (datagrams, self.seen.answer()) {
+                    self.transmit(now_ms, session.client_sap, answer);
+                }
+                true
+            }
+            Sight::Old => true,
+        }
+    }
+
+    fn on_service(
+        &mut self,
+        now_ms: u64,
+        session: Session,
+        transfer: Option<Transfer>,
+        request: Request,
+    ) {
+        if let Request::GetNext { invoke, block } = request {
+            self.on_next(now_ms, session, transfer, (true, invoke, block));
+        } else if let Request::ActionNext { invoke, block } = request {
+            self.on_next(now_ms, session, transfer, (false, invoke, block));
+        } else if is_block(&request) {
+            self.on_part(now_ms, session, transfer, request);
+        } else {
+            self.ask(session, request, None);
+        }
+    }
+
+    /// Asks the COSEM objects.
+    pub(super) fn ask(&mut self, session: Session, request: Request, block: Option<u32>) {
+        match Asked::new(session, &request, block) {
+            Some(asked) => {
+                self.effects.push_back(Effect::Ask(request));
+                self.state = State::Asked(asked);
+            }
+            // a block in the place of a whole request
+            None => self.ask_nothing(session),
+        }
+    }
+
+    pub(super) fn ask_nothing(&mut self, session: Session) {
+        let phase = Phase::Open(None);
+        self.state = State::Associated { session, phase };
     }
 
     fn on_pass_3(
         &mut self,
+        now_ms: u64,
         session: Session,
-        protection: Protection,
         challenges: Challenges,
         request: Request,
-    ) -> State {
+    ) {
         let invoke = request.invoke();
-        let token = match request {
-            Request::Action {
-                method, parameter, ..
-            } if method == Method::REPLY_TO_HLS => parameter,
-            Request::Get { .. }
-            | Request::GetNext { .. }
-            | Request::GetList { .. }
-            | Request::Set { .. }
-            | Request::SetFirstBlock { .. }
-            | Request::SetBlock { .. }
-            | Request::SetList { .. }
-            | Request::SetListFirstBlock { .. }
-            | Request::Action { .. }
-            | Request::ActionNext { .. }
-            | Request::ActionList { .. }
-            | Request::ActionFirstBlock { .. }
-            | Request::ActionListFirstBlock { .. }
-            | Request::ActionBlock { .. }
-            | Request::Access { .. } => {
-                self.except(session.client_sap, Exception::NOT_POSSIBLE);
-                let phase = Phase::Pending(challenges);
-                return State::Associated { session, phase };
-            }
+        let Request::Action {
+            method: Method::REPLY_TO_HLS,
+            parameter,
+            ..
+        } = request
+        else {
+            let phase = Phase::Pending(challenges);
+            self.state = State::Associated { session, phase };
+            return self.except(now_ms, session.client_sap, Exception::NOT_POSSIBLE);
         };
-        match (token, session.client_title) {
-            (Some(Data::OctetString(token)), Some(peer_title))
-                if GmacToken::decode(&token).is_ok() =>
-            {
-                let Challenges { client, server } = challenges;
+        let length = session.mechanism.token_len(session.terms.suite());
+        match parameter {
+            Some(Data::OctetString(token)) if Some(token.len()) == length => {
                 let job = self.job(CipherOp::Verify {
                     mechanism: session.mechanism,
                     token,
-                    challenge: server,
-                    peer_challenge: client.clone(),
-                    peer_title,
-                    suite: Suite::Suite0,
+                    challenge: challenges.server.clone(),
+                    peer_challenge: challenges.client.clone(),
+                    peer_title: session.client_title.unwrap_or(NOBODY),
+                    suite: session.terms.suite(),
                 });
-                State::Verifying {
+                self.state = State::Verifying {
                     job,
                     session,
-                    protection,
                     invoke,
-                    client_challenge: client,
-                }
+                    challenges,
+                };
             }
-            (_, _) => self.deny(session, protection, invoke),
+            Some(_) | None => self.deny(now_ms, session, invoke),
         }
     }
 
     pub(super) fn on_verified(
         &mut self,
+        now_ms: u64,
         session: Session,
-        protection: Protection,
         invoke: InvokeId,
-        challenge: Vec<u8>,
-        result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        match (result, session.client_title) {
-            (Ok(CipherOutput::Verified), Some(peer_title)) => {
-                let job = self.job(CipherOp::Answer {
-                    mechanism: session.mechanism,
-                    challenge,
-                    own_challenge: Vec::new(),
-                    peer_title,
-                    suite: Suite::Suite0,
-                });
-                State::Answering {
-                    job,
-                    session,
-                    protection,
-                    invoke,
-                }
-            }
-            (_, _) => self.deny(session, protection, invoke),
+        (challenges, result): (Challenges, Result<CipherOutput, CipherFailure>),
+    ) {
+        if result != Ok(CipherOutput::Verified) {
+            return self.deny(now_ms, session, invoke);
         }
+        let job = self.job(CipherOp::Answer {
+            mechanism: session.mechanism,
+            challenge: challenges.client,
+            own_challenge: challenges.server,
+            peer_title: session.client_title.unwrap_or(NOBODY),
+            suite: session.terms.suite(),
+        });
+        self.state = State::Answering {
+            job,
+            session,
+            invoke,
+        };
     }
 
     pub(super) fn on_token(
         &mut self,
+        now_ms: u64,
         session: Session,
-        protection: Protection,
         invoke: InvokeId,
         result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        let token = match result {
-            Ok(CipherOutput::Token(token)) => token,
-            Ok(CipherOutput::Apdu(..) | CipherOutput::Verified) | Err(_) => {
-                return self.not_ciphered(session.client_sap);
-            }
+    ) {
+        let Ok(CipherOutput::Token(token)) = result else {
+            return self.not_ciphered(session.client_sap);
         };
         let response = Response::Action {
             invoke,
             result: ActionResult::SUCCESS,
             data: Some(Ok(Data::OctetString(token))),
         };
-        self.respond(session, protection, response, After::Opened)
+        self.respond(now_ms, session, response.encode(), After::Opened);
     }
 
     /// Pass 3 is wrong: says so, and drops the association.
-    fn deny(&mut self, session: Session, protection: Protection, invoke: InvokeId) -> State {
-        let result = ActionResult::READ_WRITE_DENIED;
+    fn deny(&mut self, now_ms: u64, session: Session, invoke: InvokeId) {
         let response = Response::Action {
             invoke,
-            result,
+            result: ActionResult::READ_WRITE_DENIED,
             data: None,
         };
-        self.respond(session, protection, response, After::Dropped)
-    }
-
-    pub(super) fn on_served(
-        &mut self,
-        session: Session,
-        protection: Protection,
-        invoke: InvokeId,
-        response: Response,
-    ) -> State {
-        let response = response.with(invoke);
-        let room = room(&session, protection);
-        if response.encode().len() <= room {
-            return self.respond(session, protection, response, After::Open(None));
-        }
-        match response {
-            Response::GetData { data, .. }
-                if session
-                    .conformance
-                    .contains(Conformance::BLOCK_TRANSFER_GET) =>
-            {
-                let long = LongGet {
-                    invoke,
-                    sent: 0,
-                    rest: data.encode(),
-                };
-                self.send_block(session, protection, long)
-            }
-            Response::GetData { .. }
-            | Response::GetError { .. }
-            | Response::GetBlock { .. }
-            | Response::GetList { .. }
-            | Response::Set { .. }
-            | Response::SetBlockAck { .. }
-            | Response::SetLastBlock { .. }
-            | Response::SetLastBlockList { .. }
-            | Response::SetList { .. }
-            | Response::Action { .. }
-            | Response::ActionBlock { .. }
-            | Response::ActionList { .. }
-            | Response::ActionNextBlock { .. }
-            | Response::Access { .. }
-            | Response::Exception(_)
-            | Response::ConfirmedServiceError(_) => {
-                let response = Response::Exception(Exception::TOO_LONG);
-                self.respond(session, protection, response, After::Open(None))
-            }
-        }
-    }
-
-    fn on_next(
-        &mut self,
-        session: Session,
-        protection: Protection,
-        long: Option<LongGet>,
-        invoke: InvokeId,
-        block: u32,
-    ) -> State {
-        let result = match long {
-            Some(long) if long.invoke.id() == invoke.id() && long.sent == block => {
-                return self.send_block(session, protection, long);
-            }
-            Some(_) => DataAccessResult::DATA_BLOCK_NUMBER_INVALID,
-            None => DataAccessResult::NO_LONG_GET_IN_PROGRESS,
-        };
-        let response = Response::GetBlock {
-            invoke,
-            last: true,
-            block,
-            payload: Err(result),
-        };
-        self.respond(session, protection, response, After::Open(None))
-    }
-
-    fn send_block(&mut self, session: Session, protection: Protection, long: LongGet) -> State {
-        let LongGet {
-            invoke,
-            sent,
-            mut rest,
-        } = long;
-        let size = room(&session, protection)
-            .saturating_sub(BLOCK_HEAD)
-            .min(rest.len());
-        let (Some(block), true) = (sent.checked_add(1), size > 0) else {
-            let response = Response::Exception(Exception::TOO_LONG);
-            return self.respond(session, protection, response, After::Open(None));
-        };
-        let later = rest.split_off(size);
-        let last = later.is_empty();
-        let response = Response::GetBlock {
-            invoke,
-            last,
-            block,
-            payload: Ok(rest),
-        };
-        let long = LongGet {
-            invoke,
-            sent: block,
-            rest: later,
-        };
-        self.respond(
-            session,
-            protection,
-            response,
-            After::Open((!last).then_some(long)),
-        )
-    }
-
-    fn respond(
-        &mut self,
-        session: Session,
-        protection: Protection,
-        response: Response,
-        after: After,
-    ) -> State {
-        let apdu = response.encode();
-        let clear = matches!(response, Response::Exception(_)) || !protection.is_ciphered();
-        if clear {
-            self.transmit(session.client_sap, apdu);
-            return self.settle(session, after);
-        }
-        let job = self.protect(apdu, protection);
-        State::Protecting {
-            job,
-            session,
-            after,
-        }
-    }
-
-    pub(super) fn on_protected(
-        &mut self,
-        session: Session,
-        after: After,
-        result: Result<CipherOutput, CipherFailure>,
-    ) -> State {
-        match ciphered(result) {
-            Ok(apdu) => {
-                self.transmit(session.client_sap, apdu);
-                self.settle(session, after)
-            }
-            Err(_) => self.not_ciphered(session.client_sap),
-        }
-    }
-
-    fn settle(&mut self, session: Session, after: After) -> State {
-        let phase = match after {
-            After::Open(long) => Phase::Open(long),
-            After::Opened => {
-                self.opened(&session);
-                Phase::Open(None)
-            }
-            After::Dropped => {
-                self.effects.push_back(Effect::Event(Event::Refused {
-                    client_sap: session.client_sap,
-                    why: "pass 3 is wrong",
-                }));
-                return State::Idle;
-            }
-        };
-        State::Associated { session, phase }
+        self.respond(now_ms, session, response.encode(), After::Dropped);
     }
 }
 
-/// The longest plaintext answer: what the client receives counts the ciphering.
-fn room(session: &Session, protection: Protection) -> usize {
-    let limit = match session.client_max_pdu {
-        0 => usize::from(u16::MAX),
-        limit => usize::from(limit),
-    };
-    limit.saturating_sub(protection.overhead(SecurityControl::AUTH_ENC, limit))
+/// The services that a request needs.
+const fn service_of(request: &Request) -> Conformance {
+    match request {
+        Request::Get { .. } | Request::GetNext { .. } => Conformance::GET,
+        Request::GetList { .. } => both(Conformance::GET, Conformance::MULTIPLE_REFERENCES),
+        Request::Set { .. } => Conformance::SET,
+        Request::SetList { .. } => both(Conformance::SET, Conformance::MULTIPLE_REFERENCES),
+        Request::SetFirstBlock { .. } | Request::SetBlock { .. } => {
+            both(Conformance::SET, Conformance::BLOCK_TRANSFER_SET)
+        }
+        Request::SetListFirstBlock { .. } => both(
+            both(Conformance::SET, Conformance::MULTIPLE_REFERENCES),
+            Conformance::BLOCK_TRANSFER_SET,
+        ),
+        Request::Action { .. } | Request::ActionNext { .. } => Conformance::ACTION,
+        Request::ActionList { .. } => both(Conformance::ACTION, Conformance::MULTIPLE_REFERENCES),
+        Request::ActionFirstBlock { .. } | Request::ActionBlock { .. } => {
+            both(Conformance::ACTION, Conformance::BLOCK_TRANSFER_ACTION)
+        }
+        Request::ActionListFirstBlock { .. } => both(
+            both(Conformance::ACTION, Conformance::MULTIPLE_REFERENCES),
+            Conformance::BLOCK_TRANSFER_ACTION,
+        ),
+        Request::Access { .. } => Conformance::ACCESS,
+    }
 }
 
-/// The form of an answer: that of its request.
-const fn in_kind(tag: u8) -> Protection {
-    if tag == GENERAL_GLO {
-        Protection::GeneralGlo
-    } else {
-        Protection::Glo
-    }
+const fn both(one: Conformance, other: Conformance) -> Conformance {
+    Conformance::new(one.bits() | other.bits())
+}
+
+const fn is_block(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::SetFirstBlock { .. }
+            | Request::SetListFirstBlock { .. }
+            | Request::SetBlock { .. }
+            | Request::ActionFirstBlock { .. }
+            | Request::ActionListFirstBlock { .. }
+            | Request::ActionBlock { .. }
+    )
 }
 
 /// A service that is not there, or a request that cannot be read.
 const fn unserved(error: &Error) -> Exception {
-    match error {
-        Error::Unexpected { offset: 0 | 1, .. } => Exception::NOT_SUPPORTED,
-        Error::Unexpected { .. }
-        | Error::Truncated { .. }
-        | Error::Bounds { .. }
-        | Error::Trailing { .. }
-        | Error::Missing { .. }
-        | Error::LogicalName { .. }
-        | Error::TooLong { .. }
-        | Error::State { .. }
-        | Error::Silent { .. }
-        | Error::Link { .. } => Exception::OTHER_REASON,
+    if matches!(error, Error::Unexpected { offset: 0 | 1, .. }) {
+        Exception::NOT_SUPPORTED
+    } else {
+        Exception::OTHER_REASON
     }
 }

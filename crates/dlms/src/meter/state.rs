@@ -1,12 +1,15 @@
 //! The states of a meter's association. Each owns the data that only it has.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::blocks::{Joined, LongAnswer};
 use crate::cipher::JobId;
 use crate::conformance::Conformance;
 use crate::mechanism::Mechanism;
-use crate::security::{Protection, SystemTitle};
-use crate::service::{InvokeId, Request, Response};
+use crate::security::SystemTitle;
+use crate::service::{InvokeId, LongInvokeId, Request, Response};
+use crate::terms::Terms;
 
 pub(super) enum State {
     /// No association.
@@ -14,21 +17,17 @@ pub(super) enum State {
     /// The AARQ's InitiateRequest is being deciphered.
     UnprotectingInitiate {
         job: JobId,
-        tag: u8,
+        tag: Option<u8>,
         opening: Opening,
     },
     /// The AARE's InitiateResponse is being ciphered.
-    ProtectingInitiate {
-        job: JobId,
-        opening: Opening,
-        session: Session,
-    },
+    ProtectingInitiate { job: JobId, opening: Opening },
     /// An association, ready for the next request.
     Associated { session: Session, phase: Phase },
     /// A request is being deciphered.
     Unprotecting {
         job: JobId,
-        tag: u8,
+        tag: Option<u8>,
         session: Session,
         phase: Phase,
     },
@@ -36,50 +35,46 @@ pub(super) enum State {
     Verifying {
         job: JobId,
         session: Session,
-        protection: Protection,
         invoke: InvokeId,
-        client_challenge: Vec<u8>,
+        challenges: Challenges,
     },
     /// f(CtoS) is being computed.
     Answering {
         job: JobId,
         session: Session,
-        protection: Protection,
         invoke: InvokeId,
     },
     /// The COSEM objects were asked.
-    Asked {
-        session: Session,
-        protection: Protection,
-        invoke: InvokeId,
-        kind: Kind,
-    },
-    /// An answer is being ciphered.
+    Asked(Asked),
+    /// An answer with this plaintext tag is being ciphered.
     Protecting {
         job: JobId,
+        tag: u8,
         session: Session,
         after: After,
     },
     /// The RLRQ's InitiateRequest is being deciphered.
     UnprotectingRelease {
         job: JobId,
-        tag: u8,
+        tag: Option<u8>,
         session: Session,
         phase: Phase,
     },
     /// The RLRE's InitiateResponse is being ciphered.
-    ProtectingRelease { job: JobId, client_sap: u16 },
+    ProtectingRelease { job: JobId, session: Session },
     /// The connection carries something else than DLMS.
     Failed,
 }
 
 /// What an AARQ that is acceptable so far said.
 pub(super) struct Opening {
-    pub(super) client_sap: u16,
-    pub(super) mechanism: Mechanism,
-    pub(super) client_title: Option<SystemTitle>,
+    pub(super) session: Session,
     /// With HLS.
     pub(super) challenges: Option<Challenges>,
+    /// What there was before, over UDP: it lasts until the new one proves to be the client's.
+    pub(super) old: Option<Box<(Session, Phase)>>,
+    /// The fingerprint of the AARQ.
+    pub(super) print: u64,
 }
 
 /// The challenges of HLS.
@@ -97,74 +92,138 @@ pub(super) struct Session {
     pub(super) client_sap: u16,
     pub(super) mechanism: Mechanism,
     pub(super) ciphered: bool,
+    /// How the last request was protected; before it, the first form the client may use.
+    pub(super) terms: Terms,
     pub(super) client_title: Option<SystemTitle>,
     pub(super) client_max_pdu: u16,
     pub(super) conformance: Conformance,
+}
+
+impl Session {
+    /// The longest APDU the client receives.
+    pub(super) fn limit(&self) -> usize {
+        match self.client_max_pdu {
+            0 => usize::from(u16::MAX),
+            limit => usize::from(limit),
+        }
+    }
+
+    pub(super) const fn has(&self, service: Conformance) -> bool {
+        self.conformance.contains(service)
+    }
 }
 
 /// How far an association is.
 pub(super) enum Phase {
     /// Pass 3 is due, and nothing else is served.
     Pending(Challenges),
-    /// Open; maybe in the middle of a long GET.
-    Open(Option<LongGet>),
+    /// Open; maybe in the middle of a transfer.
+    Open(Option<Transfer>),
 }
 
-/// A value that goes out in blocks.
-pub(super) struct LongGet {
-    pub(super) invoke: InvokeId,
-    /// The number of the block sent last.
-    pub(super) sent: u32,
-    pub(super) rest: Vec<u8>,
+/// A service that takes several requests.
+pub(super) enum Transfer {
+    /// An answer that goes out in blocks.
+    Out(LongAnswer),
+    /// A request that comes in blocks.
+    In {
+        invoke: InvokeId,
+        is_set: bool,
+        joined: Joined,
+    },
 }
 
 /// What follows an answer.
 pub(super) enum After {
     /// The next request.
-    Open(Option<LongGet>),
+    Open(Option<Transfer>),
     /// The association is open: pass 4 is this answer.
     Opened,
     /// The association is dropped: pass 3 was wrong.
     Dropped,
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum Kind {
-    Get,
-    Set,
-    Action,
+/// What the COSEM objects were asked.
+pub(super) struct Asked {
+    pub(super) session: Session,
+    pub(super) invoke: InvokeId,
+    kind: Kind,
+    /// The number of the last block, if the request came in blocks.
+    pub(super) block: Option<u32>,
 }
 
-impl Kind {
-    pub(super) const fn of(request: &Request) -> Self {
-        match request {
-            Request::Get { .. } | Request::GetNext { .. } | Request::GetList { .. } => Self::Get,
-            Request::Set { .. }
+#[derive(Clone, Copy)]
+enum Kind {
+    Get,
+    GetList(usize),
+    Set,
+    SetList(usize),
+    Action,
+    ActionList(usize),
+    Access(LongInvokeId, usize),
+}
+
+impl Asked {
+    /// Of a whole request; nothing for a block.
+    pub(super) fn new(session: Session, request: &Request, block: Option<u32>) -> Option<Self> {
+        let kind = match request {
+            Request::Get { .. } => Kind::Get,
+            Request::GetList { attributes, .. } => Kind::GetList(attributes.len()),
+            Request::Set { .. } => Kind::Set,
+            Request::SetList { values, .. } => Kind::SetList(values.len()),
+            Request::Action { .. } => Kind::Action,
+            Request::ActionList { methods, .. } => Kind::ActionList(methods.len()),
+            Request::Access {
+                invoke, accesses, ..
+            } => Kind::Access(*invoke, accesses.len()),
+            Request::GetNext { .. }
             | Request::SetFirstBlock { .. }
             | Request::SetBlock { .. }
-            | Request::SetList { .. }
-            | Request::SetListFirstBlock { .. } => Self::Set,
-            Request::Action { .. }
+            | Request::SetListFirstBlock { .. }
             | Request::ActionNext { .. }
-            | Request::ActionList { .. }
             | Request::ActionFirstBlock { .. }
             | Request::ActionListFirstBlock { .. }
-            | Request::ActionBlock { .. }
-            | Request::Access { .. } => Self::Action,
+            | Request::ActionBlock { .. } => return None,
+        };
+        Some(Self {
+            session,
+            invoke: request.invoke(),
+            kind,
+            block,
+        })
+    }
+
+    /// The long id of an ACCESS.
+    pub(super) const fn long(&self) -> Option<LongInvokeId> {
+        match self.kind {
+            Kind::Access(invoke, _) => Some(invoke),
+            Kind::Get
+            | Kind::GetList(_)
+            | Kind::Set
+            | Kind::SetList(_)
+            | Kind::Action
+            | Kind::ActionList(_) => None,
         }
     }
 
     /// Blocks are made here, never by the objects.
-    pub(super) const fn is_answered_by(self, response: &Response) -> bool {
-        matches!(
-            (self, response),
-            (
-                Self::Get,
-                Response::GetData { .. } | Response::GetError { .. }
-            ) | (Self::Set, Response::Set { .. })
-                | (Self::Action, Response::Action { .. })
-                | (_, Response::Exception(_))
-        )
+    pub(super) fn is_answered_by(&self, response: &Response) -> bool {
+        match (self.kind, response) {
+            (_, Response::Exception(_))
+            | (Kind::Get, Response::GetData { .. })
+            | (Kind::Get | Kind::GetList(_), Response::GetError { .. })
+            | (Kind::Set, Response::Set { .. })
+            | (Kind::Action, Response::Action { .. }) => true,
+            (Kind::SetList(_), Response::Set { result, .. }) => !result.is_success(),
+            (Kind::ActionList(_), Response::Action { result, .. }) => !result.is_success(),
+            (Kind::GetList(count), Response::GetList { results, .. }) => results.len() == count,
+            (Kind::SetList(count), Response::SetList { results, .. }) => results.len() == count,
+            (Kind::ActionList(count), Response::ActionList { outcomes, .. }) => {
+                outcomes.len() == count
+            }
+            (Kind::Access(_, count), Response::Access { results, .. }) => results.len() <= count,
+            _ => false,
+        }
     }
 }
 
@@ -179,12 +238,49 @@ impl State {
             | Self::Protecting { job, .. }
             | Self::UnprotectingRelease { job, .. }
             | Self::ProtectingRelease { job, .. } => Some(*job),
-            Self::Idle | Self::Associated { .. } | Self::Asked { .. } | Self::Failed => None,
+            Self::Idle | Self::Associated { .. } | Self::Asked(_) | Self::Failed => None,
         }
     }
 
     pub(super) const fn takes_frames(&self) -> bool {
         matches!(self, Self::Idle | Self::Associated { .. })
+    }
+
+    /// The association, if it is open.
+    pub(super) const fn open(&self) -> Option<&Session> {
+        match self {
+            Self::Associated {
+                session,
+                phase: Phase::Open(_),
+            }
+            | Self::Unprotecting {
+                session,
+                phase: Phase::Open(_),
+                ..
+            }
+            | Self::UnprotectingRelease {
+                session,
+                phase: Phase::Open(_),
+                ..
+            }
+            | Self::Protecting {
+                session,
+                after: After::Open(_),
+                ..
+            } => Some(session),
+            Self::Asked(asked) => Some(&asked.session),
+            Self::Idle
+            | Self::UnprotectingInitiate { .. }
+            | Self::ProtectingInitiate { .. }
+            | Self::Associated { .. }
+            | Self::Unprotecting { .. }
+            | Self::Verifying { .. }
+            | Self::Answering { .. }
+            | Self::Protecting { .. }
+            | Self::UnprotectingRelease { .. }
+            | Self::ProtectingRelease { .. }
+            | Self::Failed => None,
+        }
     }
 
     pub(super) const fn name(&self) -> &'static str {
@@ -202,7 +298,7 @@ impl State {
                 ..
             } => "open and idle",
             Self::Unprotecting { .. } | Self::Protecting { .. } => "ciphering",
-            Self::Asked { .. } => "waiting for an answer",
+            Self::Asked(_) => "waiting for an answer",
             Self::UnprotectingRelease { .. } | Self::ProtectingRelease { .. } => "releasing",
             Self::Failed => "failed",
         }
