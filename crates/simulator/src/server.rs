@@ -358,6 +358,7 @@ impl Running {
                 link.association.refill(challenge());
                 ("released", 0, String::new())
             }
+            Event::Confirmed(_) => return None,
             Event::NotDeciphered(failure) => {
                 self.device.tell(Happening::Dropped {
                     what: "request",
