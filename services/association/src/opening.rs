@@ -15,7 +15,7 @@ use prost::Message as _;
 
 use crate::{
     custody::{Context, Custody, Terms},
-    directory::{Address, Meter, Security, Transport},
+    directory::{Meter, Security},
     error::Error,
     link::{Gateway, Link},
     plan::Plan,
@@ -103,7 +103,7 @@ impl Opening {
                 return Err(error);
             }
         };
-        let trace = self.tools.trace.of(&self.meter.id);
+        let trace = self.tools.trace.of(&self.meter.id, self.meter.transport);
         let meter_id = self.meter.id.clone();
         let mut session = Session::new(meter_id, (config, plan), link, context, trace);
         match session.open().await {
@@ -117,14 +117,18 @@ impl Opening {
 
     /// The way to the meter. What this service does not carry yet is refused: it must not be opened as something else.
     async fn connect(&self) -> Result<Link, Error> {
-        match (&self.meter.address, self.meter.transport) {
-            (Address::Ip(address), Transport::Tcp) if self.is_plainest() => {
-                self.tools.gateway.connect(&self.meter.id, *address).await
-            }
-            (Address::Ip(_) | Address::Serial(_), _) => Err(Error::Unsupported(
-                "its transport or its security is not carried yet".to_owned(),
-            )),
+        if !self.is_plainest() {
+            return Err(Error::Unsupported(
+                "its security is not carried yet".to_owned(),
+            ));
         }
+        let Meter {
+            id,
+            address,
+            transport,
+            ..
+        } = &self.meter;
+        self.tools.gateway.connect(id, address, *transport).await
     }
 
     fn is_plainest(&self) -> bool {

@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use dlms::{Cause, CipherJob, CipherOp, Client, ClientConfig, Conformance, Effect, Event};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::{Instant, sleep_until, timeout, timeout_at},
+use dlms::{
+    Cause, CipherJob, CipherOp, Client, ClientConfig, Conformance, Effect, Event, wrapper::HEADER,
 };
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{
     answer::Answer,
@@ -92,6 +91,11 @@ impl Session {
         context: Context,
         trace: MeterTrace,
     ) -> Self {
+        // A datagram comes whole: the longest that is taken must fit.
+        let room = match usize::from(config.max_pdu) {
+            0 => usize::from(u16::MAX),
+            max_pdu => READ.max(max_pdu.saturating_add(HEADER)),
+        };
         Self {
             meter_id,
             plan,
@@ -101,7 +105,7 @@ impl Session {
             trace,
             epoch: Instant::now(),
             timer: None,
-            buffer: vec![0; READ],
+            buffer: vec![0; room],
             server_max_pdu: 0,
             conformance: Conformance::NONE,
             inbox: Inbox::default(),
@@ -365,10 +369,7 @@ impl Session {
             current.sent.store(true, Ordering::SeqCst);
         }
         let kind = current.map(|current| current.kind);
-        let written = match self.link.write_all(frame).await {
-            Ok(()) => self.link.flush().await,
-            Err(error) => Err(error),
-        };
+        let written = self.link.write(frame).await;
         if let Some(kind) = kind {
             crash::after_send(kind);
         }

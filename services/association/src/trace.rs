@@ -1,12 +1,21 @@
-//! The frame trace, for who has to see what went over the wire: one frame a line,
-//! `SECONDS.MICROS METER DIRECTION HEX`. A ciphered frame is written whole. Of a plain one only the wrapper header and the
-//! tag are: an AARQ may hold a password, an APDU a command. DIRECTION is `>` to the meter, `<` from it.
+//! The frame trace, for who has to see what went over the wire: one frame a line (of the wrapper, a datagram, or of
+//! HDLC), `SECONDS.MICROS METER DIRECTION HEX`. A ciphered frame is written whole, and so is one without an APDU. Of a
+//! plain one only the header and the tag are: an AARQ may hold a password, an APDU a command. DIRECTION is `>` to the
+//! meter, `<` from it.
+
+mod shown;
 
 use std::{os::unix::fs::OpenOptionsExt as _, path::Path};
 
-use dlms::{Frame, Reassembler, security::is_ciphered, wrapper::HEADER};
+use dlms::{
+    Frame, Reassembler,
+    hdlc::{self, Deframer},
+};
 use kit::{StartError, clock};
 use tokio::{io::AsyncWriteExt as _, sync::mpsc};
+
+use self::shown::{Segments, wrapper};
+use crate::directory::Transport;
 
 /// Lines that wait for the disk; more are left out.
 const WAITING_MAX: usize = 1024;
@@ -19,7 +28,19 @@ pub(crate) struct Trace(Option<mpsc::Sender<String>>);
 pub(crate) struct MeterTrace {
     lines: Option<mpsc::Sender<String>>,
     meter_id: String,
-    incoming: Reassembler,
+    incoming: Incoming,
+}
+
+/// How what comes is cut into frames.
+enum Incoming {
+    Wrapper(Reassembler),
+    Datagrams,
+    Hdlc {
+        /// Boxed: most meters have another framing.
+        deframer: Box<Deframer>,
+        to_meter: Segments,
+        from_meter: Segments,
+    },
 }
 
 /// Writes the lines to the file.
@@ -48,11 +69,19 @@ impl Trace {
         ))
     }
 
-    pub(crate) fn of(&self, meter_id: &str) -> MeterTrace {
+    pub(crate) fn of(&self, meter_id: &str, transport: Transport) -> MeterTrace {
         MeterTrace {
             lines: self.0.clone(),
             meter_id: meter_id.to_owned(),
-            incoming: Reassembler::default(),
+            incoming: match transport {
+                Transport::Tcp => Incoming::Wrapper(Reassembler::default()),
+                Transport::Udp => Incoming::Datagrams,
+                Transport::Hdlc(_) => Incoming::Hdlc {
+                    deframer: Box::default(),
+                    to_meter: Segments::default(),
+                    from_meter: Segments::default(),
+                },
+            },
         }
     }
 }
@@ -60,45 +89,60 @@ impl Trace {
 impl MeterTrace {
     /// A frame that goes to the meter.
     pub(crate) fn sent(&mut self, frame: &[u8]) {
-        self.write('>', frame);
-    }
-
-    /// Octets from the meter, however they are cut.
-    pub(crate) fn received(&mut self, octets: &[u8]) {
         if self.lines.is_none() {
             return;
         }
-        self.incoming.push(octets);
-        while let Ok(Some(frame)) = self.incoming.next() {
-            if let Ok(frame) = Frame::encode(&frame) {
-                self.write('<', &frame);
+        let shown = match &mut self.incoming {
+            Incoming::Wrapper(_) | Incoming::Datagrams => wrapper(frame),
+            Incoming::Hdlc { to_meter, .. } => {
+                to_meter.shown(frame, hdlc::Frame::decode(frame).as_ref().ok())
             }
+        };
+        self.write('>', &shown);
+    }
+
+    /// Octets from the meter, however they are cut; over UDP one datagram.
+    pub(crate) fn received(&mut self, mut octets: &[u8]) {
+        if self.lines.is_none() {
+            return;
+        }
+        let mut lines = Vec::new();
+        match &mut self.incoming {
+            Incoming::Wrapper(reassembler) => {
+                reassembler.push(octets);
+                while let Ok(Some(frame)) = reassembler.next() {
+                    lines.extend(Frame::encode(&frame).ok().map(|frame| wrapper(&frame)));
+                }
+            }
+            Incoming::Datagrams => lines.push(wrapper(octets)),
+            Incoming::Hdlc {
+                deframer,
+                from_meter,
+                ..
+            } => {
+                while let Some(found) = deframer.next(&mut octets) {
+                    let frame = found.as_ref().ok();
+                    lines.push(from_meter.shown(deframer.octets(), frame));
+                }
+            }
+        }
+        for shown in lines {
+            self.write('<', &shown);
         }
     }
 
-    fn write(&self, direction: char, frame: &[u8]) {
+    fn write(&self, direction: char, shown: &str) {
         let Some(lines) = &self.lines else { return };
         let micros = clock::micros(clock::now());
         let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
         let line = format!(
-            "{seconds}.{micros:06} {} {direction} {}\n",
-            self.meter_id,
-            shown(frame)
+            "{seconds}.{micros:06} {} {direction} {shown}\n",
+            self.meter_id
         );
         if lines.try_send(line).is_err() {
             tracing::debug!("the trace file is behind; a frame is left out");
         }
     }
-}
-
-/// What may be seen of a frame.
-fn shown(frame: &[u8]) -> String {
-    let apdu = frame.get(HEADER..).unwrap_or_default();
-    if is_ciphered(apdu) {
-        return hex::encode(frame);
-    }
-    let header = frame.get(..HEADER.saturating_add(1)).unwrap_or(frame);
-    format!("{}.. ({} octets, plain)", hex::encode(header), apdu.len())
 }
 
 impl Writer {
@@ -130,45 +174,78 @@ mod tests {
         .unwrap()
     }
 
-    #[test]
-    fn only_ciphered_frames_are_shown_whole() {
-        let glo = frame(&[0xc8, 0x03, 0x30, 0, 0]);
-        assert_eq!(shown(&glo), hex::encode(&glo));
-        let aarq = frame(&[0x60, 0x04, 0xac, b'P', b'W', b'D']);
-        assert_eq!(shown(&aarq), "000100010001000660.. (6 octets, plain)");
-        let get = frame(&[0xc0, 1, 0xc1, 0, 3]);
-        assert!(!shown(&get).contains("c1"), "{}", shown(&get));
-        assert_eq!(shown(&[]), ".. (0 octets, plain)");
+    /// What is written of this talk: meter, direction and frame of each line.
+    async fn written(transport: Transport, talk: impl FnOnce(&mut MeterTrace)) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trace");
+        let (trace, writer) = Trace::open(&path).unwrap();
+        let mut of = trace.of("m-1", transport);
+        drop(trace);
+        talk(&mut of);
+        drop(of);
+        writer.run().await;
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines()
+            .map(|line| line.split_once(' ').unwrap().1.to_owned())
+            .collect()
     }
 
     #[tokio::test]
     async fn one_frame_a_line_both_ways() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("trace");
-        let (trace, writer) = Trace::open(&path).unwrap();
-        let mut of = trace.of("m-1");
-        drop(trace);
-        of.sent(&frame(&[0xcb, 1]));
-        let answers = [frame(&[0xcf, 2]), frame(&[0xcc, 3])].concat();
-        for octet in answers.chunks(5) {
-            of.received(octet);
-        }
-        drop(of);
-        writer.run().await;
-        let text = std::fs::read_to_string(path).unwrap();
-        let lines: Vec<Vec<&str>> = text
-            .lines()
-            .map(|line| line.split(' ').skip(1).collect())
-            .collect();
-        let expected = [
-            ("m-1", ">", "00010001000100 02cb01"),
-            ("m-1", "<", "00010001000100 02cf02"),
-            ("m-1", "<", "00010001000100 02cc03"),
-        ];
-        let expected: Vec<Vec<String>> = expected
-            .iter()
-            .map(|(m, d, h)| vec![(*m).to_owned(), (*d).to_owned(), h.replace(' ', "")])
-            .collect();
-        assert_eq!(lines, expected);
+        let lines = written(Transport::Tcp, |of| {
+            of.sent(&frame(&[0xcb, 1]));
+            let answers = [frame(&[0xcf, 2]), frame(&[0xcc, 3])].concat();
+            for octet in answers.chunks(5) {
+                of.received(octet);
+            }
+        });
+        assert_eq!(
+            lines.await,
+            [
+                "m-1 > 0001000100010002cb01",
+                "m-1 < 0001000100010002cf02",
+                "m-1 < 0001000100010002cc03"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn one_datagram_a_line() {
+        let lines = written(Transport::Udp, |of| {
+            of.sent(&frame(&[0xcb, 1]));
+            of.received(&frame(&[0xcf, 2]));
+        });
+        assert_eq!(
+            lines.await,
+            ["m-1 > 0001000100010002cb01", "m-1 < 0001000100010002cf02"]
+        );
+    }
+
+    #[tokio::test]
+    async fn hdlc_frames_whole_or_damaged_have_a_line_each() {
+        let snrm = hex::decode("7ea00802232193bd647e").unwrap();
+        let transport = Transport::Hdlc(crate::directory::Hdlc {
+            address_octets: 2,
+            physical_address: 17,
+            max_information: 128,
+            window: 1,
+        });
+        let lines = written(transport, |of| {
+            of.sent(&snrm);
+            let mut bad = snrm.clone();
+            *bad.get_mut(7).unwrap() ^= 1;
+            let stream = [&bad[..], &snrm].concat();
+            for part in stream.chunks(3) {
+                of.received(part);
+            }
+        });
+        assert_eq!(
+            lines.await,
+            [
+                "m-1 > 7ea00802232193bd647e",
+                "m-1 < 7ea00802232193bc647e",
+                "m-1 < 7ea00802232193bd647e"
+            ]
+        );
     }
 }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::frame::{FLAG, Fault, Frame, Header, MIN_LENGTH, length_field};
 
-/// Cuts a stream into frames. Holds at most one frame, of 2049 octets.
+/// Cuts a stream into frames. Holds at most two: one that comes, and the last one, each of 2049 octets.
 ///
 /// The header is checked as soon as it is there, so that a damaged length never waits for what follows it. After a
 /// fault, the search goes on at the next flag that a header follows; what is passed over on the way is no further fault.
@@ -12,6 +12,8 @@ use super::frame::{FLAG, Fault, Frame, Header, MIN_LENGTH, length_field};
 pub struct Deframer {
     /// Empty, or beginning with a flag.
     held: Vec<u8>,
+    /// What the last frame or fault was made of.
+    last: Vec<u8>,
     searching: bool,
 }
 
@@ -48,11 +50,15 @@ impl Deframer {
                     return Some(Ok(frame));
                 }
                 Scan::Bad { fault, pass } => {
+                    self.keep(pass.saturating_add(1));
                     self.held.drain(..pass.min(self.held.len()));
                     self.searching = false;
                     return Some(Err(fault));
                 }
                 Scan::Lost(fault) => {
+                    if !self.searching {
+                        self.keep(self.next_flag());
+                    }
                     self.held.drain(..1.min(self.held.len()));
                     if !core::mem::replace(&mut self.searching, true) {
                         return Some(Err(fault));
@@ -60,6 +66,13 @@ impl Deframer {
                 }
             }
         }
+    }
+
+    /// The octets of the frame or the fault that [`Self::next`] returned last, flags included. Of a fault whose end is not
+    /// known: up to the next flag, as far as they had come.
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        &self.last
     }
 
     /// Forgets a frame that is not whole: the line was silent for too long.
@@ -156,8 +169,25 @@ impl Deframer {
 
     /// The flag that closes one frame may open the next.
     fn keep_closing_flag(&mut self) {
+        core::mem::swap(&mut self.held, &mut self.last);
         self.held.clear();
         self.held.push(FLAG);
+    }
+
+    /// Keeps the first octets held, for whoever wants to see a fault.
+    fn keep(&mut self, count: usize) {
+        self.last.clear();
+        let octets = self.held.get(..count).unwrap_or(&self.held);
+        self.last.extend_from_slice(octets);
+    }
+
+    /// Where the next flag stands after the first octet held, or the end.
+    fn next_flag(&self) -> usize {
+        self.held
+            .iter()
+            .skip(1)
+            .position(|octet| *octet == FLAG)
+            .map_or(self.held.len(), |at| at.saturating_add(1))
     }
 }
 

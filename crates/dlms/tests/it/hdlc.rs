@@ -366,6 +366,14 @@ fn junk_before_the_first_flag_is_passed_over_and_faults_are_told_once() {
         assert_eq!(kinds, [true, false, false, false, true, true], "{seen:?}");
     }
     let mut deframer = Deframer::default();
+    let mut rest = &stream[..];
+    let mut seen = vec![];
+    while deframer.next(&mut rest).is_some() {
+        seen.push(deframer.octets().to_vec());
+    }
+    // The one cut short ends where the next begins.
+    assert_eq!(seen, [&good, &bad, &bad, &good[..4], &good, &good]);
+    let mut deframer = Deframer::default();
     assert!(deframer.next(&mut &good[..5]).is_none());
     assert_eq!(
         deframer.end(),
