@@ -1,9 +1,10 @@
 //! Selective access to a profile's buffer (IEC 62056-6-2, class 7): which entries and columns of it.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::axdr::{Reader, put_length};
+use crate::cosem::Value as _;
+use crate::cosem::profile::CaptureObject;
 use crate::data::Data;
 use crate::error::Error;
 
@@ -49,12 +50,7 @@ impl Selection {
     /// The capture object of a profile's clock column: class 8, 0.0.1.0.0.255, attribute 2.
     #[must_use]
     pub fn clock_column() -> Data {
-        Data::Structure(vec![
-            Data::LongUnsigned(8),
-            Data::OctetString(vec![0, 0, 1, 0, 0, 255]),
-            Data::Integer(2),
-            Data::LongUnsigned(0),
-        ])
+        CaptureObject::CLOCK.to_data()
     }
 
     /// Decodes a selector octet and its parameters that fill `octets` exactly.
