@@ -446,9 +446,15 @@ impl Desk<'_> {
                 ),
             );
         }
+        let clock = match seen.clock {
+            Some(clock) if !clock.invalid && clock.seconds.is_some() => "clock valid",
+            // it was so before, or a danger would have been told
+            Some(_) => "clock not valid, as before",
+            None => "clock not read",
+        };
         self.tell(
             Kind::Validation,
-            "firmware of both boards unchanged, clock valid",
+            format!("firmware of both boards unchanged, {clock}"),
         );
     }
 }

@@ -127,12 +127,12 @@ impl Fault for Error {
 
     fn mend(&self) -> Option<String> {
         let mend = match self {
-            Self::Invalid(_) => "correct the fields named in the details",
+            Self::Invalid(_) => "correct the fields that the message names",
             Self::MeterUnknown(_) => "enrol it with `latchkey meter add`",
             Self::ProfileUnknown { .. } => {
                 "put the profile into profile_dir of the reset service, or enrol the meter with one it has"
             }
-            Self::ResetUnknown(_) => "list the meter's resets",
+            Self::ResetUnknown(_) => "look for it with `latchkey resets list --meter ID`",
             Self::RequestReused(_) => "choose a new request_id for a new reset",
             Self::ResetUnderWay { .. } => "watch that reset, or cancel it if it has not acted yet",
             Self::PastPivot(_) => "wait for its verdict",

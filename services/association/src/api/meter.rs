@@ -8,7 +8,7 @@ use latchkey_proto::{
         meter_service_server::MeterService,
     },
     audit::v1::{Entry, EntryKind},
-    custody::v1::{KeyInfo, SecurityPolicy},
+    custody::v1::{KeyInfo, Mechanism, SecurityPolicy},
 };
 use tonic::{Request, Response, Status};
 
@@ -83,28 +83,48 @@ fn facts(meter: &Meter) -> String {
     } = meter;
     let mut facts = format!(
         "address {address}, {}, client SAP {client_sap}, server SAP {server_sap}, {}, {}, suite {}, profile {profile}",
-        meter.transport.kind().as_str_name(),
-        meter.mechanism.as_str_name(),
-        meter.protection.as_str_name(),
+        word(meter.transport.kind().as_str_name(), "TRANSPORT_"),
+        mechanism(meter.mechanism),
+        word(meter.protection.as_str_name(), "PROTECTION_"),
         security.suite,
     );
     for (said, what) in [
         (
             security.policy != SecurityPolicy::Unspecified,
-            security.policy.as_str_name(),
+            word(security.policy.as_str_name(), "SECURITY_POLICY_"),
         ),
-        (security.signed, "signed"),
+        (security.signed, "signed".to_owned()),
         (
             security.key_info != KeyInfo::Unspecified,
-            security.key_info.as_str_name(),
+            word(security.key_info.as_str_name(), "KEY_INFO_"),
         ),
     ] {
         if said {
             facts.push_str(", ");
-            facts.push_str(what);
+            facts.push_str(&what);
         }
     }
     facts
+}
+
+/// A name of the protocol as people type it: `PROTECTION_GENERAL_GLO` is `general-glo`.
+fn word(name: &str, prefix: &str) -> String {
+    let short = name.strip_prefix(prefix).unwrap_or(name);
+    short.to_lowercase().replace('_', "-")
+}
+
+/// A mechanism by its number in the standard.
+const fn mechanism(mechanism: Mechanism) -> &'static str {
+    match mechanism {
+        Mechanism::Unspecified => "no mechanism",
+        Mechanism::None => "NONE",
+        Mechanism::Low => "LOW",
+        Mechanism::HlsMd5 => "HLS3",
+        Mechanism::HlsSha1 => "HLS4",
+        Mechanism::HlsGmac => "HLS5",
+        Mechanism::HlsSha256 => "HLS6",
+        Mechanism::HlsEcdsa => "HLS7",
+    }
 }
 
 fn same(enrolled: Meter, asked: &Meter) -> Result<Meter, Error> {
