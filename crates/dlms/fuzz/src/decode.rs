@@ -11,12 +11,12 @@ use dlms::{
     Reassembler, Request, Response, Selection,
 };
 
-use crate::input::Input;
-use crate::memory::measure;
+use super::input::Input;
+use super::memory::measure;
 
-/// Octets that may be held for each octet of input: a null-data of one octet becomes a value of 32, in a vector that
-/// doubles, and what was decoded is encoded and decoded again.
-const PER_OCTET: usize = 512;
+/// Octets that may be held for each octet of input: an octet becomes up to four values of 32 (compact arrays), in a
+/// vector that doubles, and typed views copy what they read before it is encoded and read again.
+const PER_OCTET: usize = 1024;
 /// And at all events: texts of errors, the two blocks of a transfer.
 const FIXED: usize = 4096;
 

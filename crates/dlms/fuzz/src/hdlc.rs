@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use dlms::hdlc::{Config, Deframer, Effect, FLAG, Frame, Parameters, Station};
 
-use crate::input::Input;
-use crate::memory::measure;
+use super::input::Input;
+use super::memory::measure;
 
 /// The longest APDU a station receives here.
 const LONGEST: usize = 1024;

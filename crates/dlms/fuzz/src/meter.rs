@@ -1,0 +1,11 @@
+//! A meter in whole interactions: its client is honest, the wire and the holder of its keys are not.
+
+use super::table::{Side, Table};
+
+/// Takes one input through an association.
+///
+/// # Panics
+/// If the meter does, or if a promise of it is broken.
+pub fn run(octets: &[u8]) {
+    Table::play(octets, Side::Meter);
+}
