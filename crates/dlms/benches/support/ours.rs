@@ -10,7 +10,7 @@ use softcipher::{Keys, Setup, SoftCipher};
 
 use super::{AK, CLIENT, CLOCK, EK, METER, SCRIPT, VALUE};
 
-pub fn keys(own: [u8; 8]) -> SoftCipher {
+pub(crate) fn keys(own: [u8; 8]) -> SoftCipher {
     let keys = Keys {
         encryption: Some(EK.into()),
         authentication: Some(AK.into()),
@@ -20,7 +20,7 @@ pub fn keys(own: [u8; 8]) -> SoftCipher {
 }
 
 /// A client with HLS5, glo-ciphered, over TCP.
-pub fn client() -> Client {
+pub(crate) fn client() -> Client {
     Client::new(ClientConfig {
         client_sap: 1,
         mechanism: Mechanism::HlsGmac,
@@ -32,7 +32,7 @@ pub fn client() -> Client {
     })
 }
 
-pub fn meter() -> Meter {
+pub(crate) fn meter() -> Meter {
     let access = ClientAccess::ciphered(1, Mechanism::HlsGmac, vec![]);
     Meter::new(
         MeterConfig::new(SystemTitle::new(METER), vec![access]),
@@ -40,7 +40,7 @@ pub fn meter() -> Meter {
     )
 }
 
-pub fn get() -> Command {
+pub(crate) fn get() -> Command {
     let attribute = Attribute {
         class_id: 8,
         name: Obis::new(CLOCK),
@@ -52,7 +52,7 @@ pub fn get() -> Command {
     }
 }
 
-pub fn action() -> Command {
+pub(crate) fn action() -> Command {
     let method = Method {
         class_id: 9,
         name: Obis::new(SCRIPT),
@@ -80,7 +80,7 @@ fn serve(request: &Request) -> Response {
 }
 
 /// Does what a client wants until an event.
-pub fn step_client(
+pub(crate) fn step_client(
     client: &mut Client,
     keys: &mut SoftCipher,
     mut transmit: impl FnMut(&[u8]),
@@ -99,7 +99,11 @@ pub fn step_client(
 }
 
 /// Does what a meter wants until it wants nothing.
-pub fn step_meter(meter: &mut Meter, keys: &mut SoftCipher, mut transmit: impl FnMut(&[u8])) {
+pub(crate) fn step_meter(
+    meter: &mut Meter,
+    keys: &mut SoftCipher,
+    mut transmit: impl FnMut(&[u8]),
+) {
     while let Some(effect) = meter.poll() {
         match effect {
             meter::Effect::Transmit(octets) => transmit(&octets),
@@ -115,7 +119,7 @@ pub fn step_meter(meter: &mut Meter, keys: &mut SoftCipher, mut transmit: impl F
 }
 
 /// Client and meter in one memory until the client has an event.
-pub fn until_event(
+pub(crate) fn until_event(
     client: &mut Client,
     meter: &mut Meter,
     keys: (&mut SoftCipher, &mut SoftCipher),

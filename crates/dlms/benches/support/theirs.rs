@@ -16,10 +16,10 @@ use dlms_cosem_rs::xdlms::{
 
 use super::{AK, CLIENT, CLOCK, EK, METER, SCRIPT, VALUE};
 
-pub type Client = ClientSession<RustCryptoProvider<FixedRandom>>;
-pub type Meter = Server<Objects, RustCryptoProvider<FixedRandom>>;
+pub(crate) type Client = ClientSession<RustCryptoProvider<FixedRandom>>;
+pub(crate) type Meter = Server<Objects, RustCryptoProvider<FixedRandom>>;
 
-pub struct Objects;
+pub(crate) struct Objects;
 
 impl ObjectStore for Objects {
     fn get_attribute(
@@ -60,7 +60,7 @@ fn provider(random: u8) -> RustCryptoProvider<FixedRandom> {
 }
 
 /// A client that goes on with the counter of the one before.
-pub fn client(invocation_counter: u32) -> Client {
+pub(crate) fn client(invocation_counter: u32) -> Client {
     ClientSession::new(
         ClientConfig {
             client_sap: 1,
@@ -74,7 +74,7 @@ pub fn client(invocation_counter: u32) -> Client {
     )
 }
 
-pub fn meter() -> Meter {
+pub(crate) fn meter() -> Meter {
     Server::new(
         ServerConfig {
             system_title: Some(SystemTitle::new(METER)),
@@ -88,7 +88,7 @@ pub fn meter() -> Meter {
 }
 
 /// Passes 1 to 4. `exchange` carries an APDU there (the first octets of the buffer) and its answer back.
-pub fn open(
+pub(crate) fn open(
     client: &mut Client,
     out: &mut [u8],
     mut exchange: impl FnMut(&[u8], &mut Vec<u8>),
@@ -104,7 +104,7 @@ pub fn open(
     assert_eq!(step, AssociationStep::Established);
 }
 
-pub fn get(
+pub(crate) fn get(
     client: &mut Client,
     out: &mut [u8],
     mut exchange: impl FnMut(&[u8], &mut Vec<u8>),
@@ -120,7 +120,7 @@ pub fn get(
     }
 }
 
-pub fn action(
+pub(crate) fn action(
     client: &mut Client,
     out: &mut [u8],
     mut exchange: impl FnMut(&[u8], &mut Vec<u8>),
@@ -135,7 +135,7 @@ pub fn action(
     client.handle_response(answer, out).unwrap();
 }
 
-pub fn release(
+pub(crate) fn release(
     client: &mut Client,
     out: &mut [u8],
     mut exchange: impl FnMut(&[u8], &mut Vec<u8>),

@@ -1,4 +1,6 @@
 //! See `dlms_fuzz::meter`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| dlms_fuzz::meter::run(octets));
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| {
+    dlms_fuzz::meter::run(octets);
+});

@@ -1,5 +1,9 @@
 //! What the fuzz targets do with their input. The tests of `dlms` replay the corpora through this same code.
 #![allow(
+    unreachable_pub,
+    reason = "it is a library for the targets and a module for the tests"
+)]
+#![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
@@ -16,3 +20,5 @@ pub mod memory;
 pub mod meter;
 mod objects;
 mod table;
+
+pub use table::Reached;

@@ -43,6 +43,19 @@ struct Place {
     given: usize,
 }
 
+/// How far an interaction came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reached {
+    /// Associations that were opened, as the client sees it.
+    pub opened: usize,
+    /// Commands that were executed.
+    pub executed: usize,
+    /// Commands that were answered.
+    pub answered: usize,
+    /// Whether the association was released in order.
+    pub released: bool,
+}
+
 pub(super) struct Table {
     target: Side,
     client: Client,
@@ -59,10 +72,11 @@ pub(super) struct Table {
     honest: bool,
     over: bool,
     challenges: u8,
+    reached: Reached,
 }
 
 impl Table {
-    pub(super) fn play(octets: &[u8], target: Side) {
+    pub(super) fn play(octets: &[u8], target: Side) -> Reached {
         let mut input = Input::new(octets);
         let mut table = Self::new(&mut input, target);
         table.on(Side::Client, 0, |table| table.client.open(0));
@@ -73,6 +87,7 @@ impl Table {
             table.step(&mut input);
         }
         table.settle();
+        table.reached
     }
 
     fn new(input: &mut Input<'_>, target: Side) -> Self {
@@ -146,6 +161,7 @@ impl Table {
             honest: true,
             over: false,
             challenges: 0,
+            reached: Reached::default(),
         }
     }
 
@@ -392,7 +408,14 @@ impl Table {
             client::Effect::Timer(at) => self.place(Side::Client).timer = at,
             client::Effect::Event(event) => {
                 assert!(!self.over, "{event:?} after the end");
-                self.over = matches!(event, client::Event::Released | client::Event::Failed(_));
+                match event {
+                    client::Event::Opened { .. } => self.reached.opened += 1,
+                    client::Event::Answered(_) => self.reached.answered += 1,
+                    client::Event::Released => self.reached.released = true,
+                    client::Event::Failed(_) => self.over = true,
+                    client::Event::NotSent(_) | client::Event::Notified(_) => {}
+                }
+                self.over |= self.reached.released;
             }
         }
     }
@@ -410,6 +433,7 @@ impl Table {
                 for id in objects::ids(&request) {
                     let times = self.executed.entry(id).or_default();
                     *times += 1;
+                    self.reached.executed += 1;
                     assert!(
                         *times == 1 || !(self.protected || self.honest),
                         "command {id} is executed twice"

@@ -8,11 +8,14 @@ use crate::service::part::{
     put_block, put_list, put_method, put_parameter, put_selected, put_time,
 };
 
+/// Room for a request about one object.
+const USUAL: usize = 48;
+
 impl Request {
     /// The octets of the APDU.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(USUAL);
         self.encode_into(&mut out);
         out
     }

@@ -9,11 +9,14 @@ use crate::service::access::put_accessed;
 use crate::service::part::{put_block, put_list, put_result, put_time};
 use crate::status::{ActionResult, DataAccessResult};
 
+/// Room for a response about one object.
+const USUAL: usize = 48;
+
 impl Response {
     /// The octets of the APDU.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(USUAL);
         self.encode_into(&mut out);
         out
     }
