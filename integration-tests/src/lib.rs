@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod caller;
 pub mod driver;
 pub mod foreign_meter;
 pub mod postgres;
