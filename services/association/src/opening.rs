@@ -7,17 +7,14 @@ use std::{sync::Arc, time::Duration};
 
 use dlms::ClientConfig;
 use kit::PeerName;
-use latchkey_proto::{
-    audit::v1::{Command, Permit, SignedPermit},
-    custody::v1::SecurityPolicy,
-};
+use latchkey_proto::audit::v1::{Command, Permit, SignedPermit};
 use prost::Message as _;
 
 use crate::{
     custody::{Context, Custody, Terms},
-    directory::{Meter, Security},
+    directory::Meter,
     error::Error,
-    link::{Gateway, Link},
+    link::Gateway,
     plan::Plan,
     proposal::{Manner, client_config, conformance},
     session::{Opened, Session},
@@ -79,7 +76,14 @@ impl Opening {
         let manner = Manner::of(&self.meter, self.public_client);
         let conformance = conformance(&self.commands, &self.meter, &manner);
         let plan = Plan::new(&self.meter, &manner, conformance, self.tools.max_pdu)?;
-        let link = self.connect().await?;
+        let Meter {
+            id,
+            address,
+            transport,
+            ..
+        } = &self.meter;
+        let gateway = &self.tools.gateway;
+        let link = gateway.connect(id, address, *transport).await?;
         let terms = Terms {
             permit: self.permit.clone(),
             meter_id: self.meter.id.clone(),
@@ -113,36 +117,6 @@ impl Opening {
                 Err(error)
             }
         }
-    }
-
-    /// The way to the meter. What this service does not carry yet is refused: it must not be opened as something else.
-    async fn connect(&self) -> Result<Link, Error> {
-        if !self.is_plainest() {
-            return Err(Error::Unsupported(
-                "its security is not carried yet".to_owned(),
-            ));
-        }
-        let Meter {
-            id,
-            address,
-            transport,
-            ..
-        } = &self.meter;
-        self.tools.gateway.connect(id, address, *transport).await
-    }
-
-    fn is_plainest(&self) -> bool {
-        let security = &self.meter.security;
-        let plainest = Security {
-            policy: security.policy,
-            ..Security::NONE
-        };
-        let policy = security.policy;
-        *security == plainest
-            && matches!(
-                policy,
-                SecurityPolicy::Unspecified | SecurityPolicy::AuthenticatedEncrypted
-            )
     }
 }
 
