@@ -1,5 +1,9 @@
 //! The corpora of the fuzz targets, replayed through the code that the targets run: what a fuzzer once reached stays
 //! reached, and what it once found stays mended.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of a test may fail by panicking"
+)]
 
 #[path = "../fuzz/src/lib.rs"]
 mod drive;
