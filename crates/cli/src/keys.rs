@@ -47,7 +47,7 @@ async fn generate(
         meter_id: meter.clone(),
         client_system_title: octets("--client-title", &titles.client_title, 8)?,
         server_system_title: octets("--server-title", &titles.server_title, 8)?,
-        security_suite: 0,
+        ..pb::GenerateMeterKeysRequest::default()
     };
     let response = session
         .keys()?

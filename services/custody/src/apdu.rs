@@ -6,18 +6,18 @@
 use std::fmt;
 
 use dlms::{
-    Method, Obis, Request, Response,
-    initiate::{ConfirmedServiceError, InitiateRequest, InitiateResponse},
+    Access, Attribute, Confirmation, Data, Method, Obis, Request, Selection,
+    initiate::InitiateRequest,
 };
 
 use crate::{error::Error, permit::Allowed};
 
 /// Tag of an InitiateRequest.
 const INITIATE_REQUEST: u8 = 0x01;
-/// Tag of an InitiateResponse.
-const INITIATE_RESPONSE: u8 = 0x08;
-/// Tag of a ConfirmedServiceError.
-const SERVICE_ERROR: u8 = 0x0E;
+/// Tag of a DataNotification-Confirm.
+const CONFIRMATION: u8 = 0x10;
+/// A-XDR of null-data.
+const NULL: &[u8] = &[0];
 
 /// A COSEM service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,88 +56,327 @@ impl fmt::Debug for Asked {
 pub(crate) enum Parsed {
     /// InitiateRequest, of the AARQ or the RLRQ.
     Initiate,
-    /// A GET, SET or ACTION.
-    Command { invoke: u8, asked: Asked },
-    /// The next block of a GET.
-    NextBlock { invoke: u8, block: u32 },
+    /// A GET, SET, ACTION or ACCESS, whole: one command, or several of a list.
+    Commands {
+        id: Id,
+        list: bool,
+        asked: Vec<Asked>,
+    },
+    /// The first block of a SET or ACTION: what is written or executed, and no parameters yet.
+    FirstBlock {
+        invoke: u8,
+        list: bool,
+        heads: Vec<Asked>,
+        block: Block,
+    },
+    /// The next block of a SET or ACTION.
+    Block {
+        invoke: u8,
+        service: Service,
+        block: Block,
+    },
+    /// Asks for the next block of what a GET or ACTION returns.
+    NextBlock {
+        invoke: u8,
+        service: Service,
+        block: u32,
+    },
+    /// Confirms the DataNotification with this long-invoke-id-and-priority.
+    Confirmation { invoke: u32 },
+}
+
+/// What a request is told from others by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Id {
+    /// Of GET, SET, ACTION: 0..15.
+    Short(u8),
+    /// Of ACCESS: 24 bits.
+    Long(u32),
+}
+
+/// A part of what a request carries.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub(crate) last: bool,
+    pub(crate) number: u32,
+    pub(crate) octets: Vec<u8>,
+}
+
+/// The octets are not shown.
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (number, octets) = (self.number, self.octets.len());
+        write!(f, "block {number} of {octets} octets, last: {}", self.last)
+    }
+}
+
+impl Asked {
+    fn read(attribute: Attribute, selection: Option<&Selection>) -> Self {
+        Self::of_attribute(Service::Get, attribute, selection, Vec::new())
+    }
+
+    fn write(attribute: Attribute, selection: Option<&Selection>, value: Vec<u8>) -> Self {
+        Self::of_attribute(Service::Set, attribute, selection, value)
+    }
+
+    fn of_attribute(
+        service: Service,
+        attribute: Attribute,
+        selection: Option<&Selection>,
+        parameter: Vec<u8>,
+    ) -> Self {
+        Self {
+            service,
+            class_id: attribute.class_id,
+            name: attribute.name,
+            index: attribute.index,
+            parameter,
+            selection: selection.map(Selection::encode).unwrap_or_default(),
+        }
+    }
+
+    fn act(method: Method, parameter: Option<&Data>) -> Self {
+        Self {
+            service: Service::Action,
+            class_id: method.class_id,
+            name: method.name,
+            index: method.index,
+            parameter: parameter.map(Data::encode).unwrap_or_default(),
+            selection: Vec::new(),
+        }
+    }
+
+    /// Whether it is of the same attribute or method, and of the same part of it: all but the parameter.
+    pub(crate) fn same_target(&self, other: &Self) -> bool {
+        (self.service, self.class_id, self.name, self.index)
+            == (other.service, other.class_id, other.name, other.index)
+            && self.selection == other.selection
+    }
+
+    /// The parameter as a list has it: a method without one has null-data there.
+    pub(crate) fn listed_parameter(&self) -> &[u8] {
+        match self.parameter.as_slice() {
+            [] => NULL,
+            parameter => parameter,
+        }
+    }
 }
 
 /// Takes a plaintext request apart.
 pub(crate) fn parse(apdu: &[u8]) -> Result<Parsed, Error> {
     let refused = |why| Error::ApduNotPermitted { why };
-    if apdu.first() == Some(&INITIATE_REQUEST) {
-        let initiate =
-            InitiateRequest::decode(apdu).map_err(|_| refused("it is no InitiateRequest"))?;
-        if initiate.dedicated_key.is_some() {
-            // Whoever chose a dedicated key could cipher under it without custody.
-            return Err(Error::ApduForbidden {
-                why: "a dedicated key would take ciphering out of custody",
-            });
+    match apdu.first() {
+        Some(&INITIATE_REQUEST) => {
+            let initiate =
+                InitiateRequest::decode(apdu).map_err(|_| refused("it is no InitiateRequest"))?;
+            if initiate.dedicated_key.is_some() {
+                // Whoever chose a dedicated key could cipher under it without custody.
+                return Err(Error::ApduForbidden {
+                    why: "a dedicated key would take ciphering out of custody",
+                });
+            }
+            canonical(apdu, &initiate.encode()).map(|()| Parsed::Initiate)
         }
-        return if initiate.encode() == apdu {
-            Ok(Parsed::Initiate)
-        } else {
-            Err(refused("it is not canonical"))
-        };
+        Some(&CONFIRMATION) => {
+            let confirmation =
+                Confirmation::decode(apdu).map_err(|_| refused("it is no confirmation"))?;
+            canonical(apdu, &confirmation.encode())?;
+            Ok(Parsed::Confirmation {
+                invoke: confirmation.invoke.bits(),
+            })
+        }
+        _ => {
+            let request = Request::decode(apdu).map_err(|_| {
+                refused("it is no GET, SET, ACTION or ACCESS that custody can read")
+            })?;
+            canonical(apdu, &request.encode())?;
+            Ok(requested(request))
+        }
     }
-    let request = Request::decode(apdu)
-        .map_err(|_| refused("it is no GET, SET or ACTION that custody can read"))?;
-    if request.encode() != apdu {
-        return Err(refused("it is not canonical"));
+}
+
+/// What was read is all that is there: a meter reads nothing else in it.
+fn canonical(apdu: &[u8], again: &[u8]) -> Result<(), Error> {
+    if again == apdu {
+        Ok(())
+    } else {
+        Err(Error::ApduNotPermitted {
+            why: "it is not canonical",
+        })
     }
+}
+
+fn requested(request: Request) -> Parsed {
     let invoke = request.invoke().id();
-    let selected =
-        |selection: Option<dlms::Selection>| selection.map(|s| s.encode()).unwrap_or_default();
-    let asked = match request {
-        Request::GetNext { block, .. } => return Ok(Parsed::NextBlock { invoke, block }),
+    let one = |asked| Parsed::Commands {
+        id: Id::Short(invoke),
+        list: false,
+        asked: vec![asked],
+    };
+    let several = |asked| Parsed::Commands {
+        id: Id::Short(invoke),
+        list: true,
+        asked,
+    };
+    match request {
         Request::Get {
             attribute,
             selection,
             ..
-        } => Asked {
-            service: Service::Get,
-            class_id: attribute.class_id,
-            name: attribute.name,
-            index: attribute.index,
-            parameter: Vec::new(),
-            selection: selected(selection),
-        },
+        } => one(Asked::read(attribute, selection.as_ref())),
+        Request::GetList { attributes, .. } => {
+            let read = |(attribute, selection): &(Attribute, Option<Selection>)| {
+                Asked::read(*attribute, selection.as_ref())
+            };
+            several(attributes.iter().map(read).collect())
+        }
         Request::Set {
             attribute,
             selection,
             value,
             ..
-        } => Asked {
-            service: Service::Set,
-            class_id: attribute.class_id,
-            name: attribute.name,
-            index: attribute.index,
-            parameter: value.encode(),
-            selection: selected(selection),
-        },
+        } => one(Asked::write(attribute, selection.as_ref(), value.encode())),
+        Request::SetList { values, .. } => {
+            let write = |(attribute, selection, value): &(Attribute, Option<Selection>, Data)| {
+                Asked::write(*attribute, selection.as_ref(), value.encode())
+            };
+            several(values.iter().map(write).collect())
+        }
         Request::Action {
             method, parameter, ..
-        } => Asked {
-            service: Service::Action,
-            class_id: method.class_id,
-            name: method.name,
-            index: method.index,
-            parameter: parameter.map(|p| p.encode()).unwrap_or_default(),
-            selection: Vec::new(),
+        } => one(Asked::act(method, parameter.as_ref())),
+        Request::ActionList { methods, .. } => {
+            let act = |(method, parameter): &(Method, Option<Data>)| {
+                Asked::act(*method, parameter.as_ref())
+            };
+            several(methods.iter().map(act).collect())
+        }
+        Request::Access {
+            invoke, accesses, ..
+        } => Parsed::Commands {
+            id: Id::Long(invoke.id()),
+            list: true,
+            asked: accesses.iter().map(accessed).collect(),
         },
-        Request::GetList { .. }
-        | Request::SetFirstBlock { .. }
-        | Request::SetBlock { .. }
-        | Request::SetList { .. }
-        | Request::SetListFirstBlock { .. }
-        | Request::ActionNext { .. }
-        | Request::ActionList { .. }
-        | Request::ActionFirstBlock { .. }
-        | Request::ActionListFirstBlock { .. }
-        | Request::ActionBlock { .. }
-        | Request::Access { .. } => return Err(refused("it is a list, a block or an ACCESS")),
+        blocks => in_blocks(blocks, invoke),
+    }
+}
+
+fn accessed(access: &Access) -> Asked {
+    match access {
+        Access::Get {
+            attribute,
+            selection,
+        } => Asked::read(*attribute, selection.as_ref()),
+        Access::Set {
+            attribute,
+            selection,
+            value,
+        } => Asked::write(*attribute, selection.as_ref(), value.encode()),
+        Access::Action { method, parameter } => Asked::act(*method, parameter.as_ref()),
+    }
+}
+
+fn in_blocks(request: Request, invoke: u8) -> Parsed {
+    match request {
+        Request::SetBlock {
+            last,
+            block: number,
+            octets,
+            ..
+        } => Parsed::Block {
+            invoke,
+            service: Service::Set,
+            block: Block {
+                last,
+                number,
+                octets,
+            },
+        },
+        Request::ActionBlock {
+            last,
+            block: number,
+            octets,
+            ..
+        } => Parsed::Block {
+            invoke,
+            service: Service::Action,
+            block: Block {
+                last,
+                number,
+                octets,
+            },
+        },
+        Request::ActionNext { block, .. } => Parsed::NextBlock {
+            invoke,
+            service: Service::Action,
+            block,
+        },
+        Request::GetNext { block, .. } => Parsed::NextBlock {
+            invoke,
+            service: Service::Get,
+            block,
+        },
+        first => first_block(first, invoke),
+    }
+}
+
+fn first_block(request: Request, invoke: u8) -> Parsed {
+    let (list, heads, last, number, octets) = match request {
+        Request::SetFirstBlock {
+            attribute,
+            selection,
+            last,
+            block,
+            octets,
+            ..
+        } => {
+            let head = Asked::write(attribute, selection.as_ref(), Vec::new());
+            (false, vec![head], last, block, octets)
+        }
+        Request::SetListFirstBlock {
+            attributes,
+            last,
+            block,
+            octets,
+            ..
+        } => {
+            let head = |(attribute, selection): &(Attribute, Option<Selection>)| {
+                Asked::write(*attribute, selection.as_ref(), Vec::new())
+            };
+            let heads = attributes.iter().map(head).collect();
+            (true, heads, last, block, octets)
+        }
+        Request::ActionFirstBlock {
+            method,
+            last,
+            block,
+            octets,
+            ..
+        } => (false, vec![Asked::act(method, None)], last, block, octets),
+        Request::ActionListFirstBlock {
+            methods,
+            last,
+            block,
+            octets,
+            ..
+        } => {
+            let heads = methods.iter().map(|method| Asked::act(*method, None));
+            (true, heads.collect(), last, block, octets)
+        }
+        // All others were taken before: a first block of nothing, which no permit covers.
+        _ => (false, Vec::new(), true, 1, Vec::new()),
     };
-    Ok(Parsed::Command { invoke, asked })
+    Parsed::FirstBlock {
+        invoke,
+        list,
+        heads,
+        block: Block {
+            last,
+            number,
+            octets,
+        },
+    }
 }
 
 /// Why no permit could cover a command: the rules that are compiled in (P2).
@@ -188,13 +427,38 @@ fn forbidden_act(asked: &Asked) -> Option<&'static str> {
     }
 }
 
-/// Which command of a permit covers what is asked: service, class, logical name, index, parameter and selection, octet
-/// by octet.
-pub(crate) fn covered(asked: &Asked, allowed: &[Allowed]) -> Result<usize, Error> {
+/// Which commands of a permit cover what is asked, each of it: service, class, logical name, index, parameter and
+/// selection, octet by octet.
+pub(crate) fn covered(
+    asked: &[Asked],
+    list: bool,
+    allowed: &[Allowed],
+) -> Result<Vec<usize>, Error> {
+    if asked.is_empty() {
+        return Err(Error::ApduNotPermitted {
+            why: "it asks for nothing",
+        });
+    }
+    asked
+        .iter()
+        .map(|asked| covering(asked, list, allowed))
+        .collect()
+}
+
+fn covering(asked: &Asked, list: bool, allowed: &[Allowed]) -> Result<usize, Error> {
     if let Some(why) = forbidden(asked) {
         return Err(Error::ApduForbidden { why });
     }
-    let place = allowed.iter().position(|allowed| allowed.asked == *asked);
+    let same_parameter = |other: &Asked| {
+        if list {
+            asked.listed_parameter() == other.listed_parameter()
+        } else {
+            asked.parameter == other.parameter
+        }
+    };
+    let place = allowed
+        .iter()
+        .position(|allowed| asked.same_target(&allowed.asked) && same_parameter(&allowed.asked));
     place.ok_or(Error::ApduNotPermitted {
         why: "no command of the permit is this service on this object with these octets",
     })
@@ -209,180 +473,10 @@ pub(crate) fn reads_invocation_counter(asked: &Asked) -> bool {
         && asked.selection.is_empty()
 }
 
-/// Whether a command is `reply_to_HLS_authentication` of the current association with exactly this token.
-pub(crate) fn replies_to_hls(asked: &Asked, token: &[u8]) -> bool {
-    let Method {
-        class_id,
-        name,
-        index,
-    } = Method::REPLY_TO_HLS;
-    asked.service == Service::Action
-        && (asked.class_id, asked.name, asked.index) == (class_id, name, index)
-        && asked.parameter == dlms::Data::OctetString(token.to_vec()).encode()
-}
-
-/// Whether a challenge could be read as a request.
-///
-/// An HLS5 token over a challenge and an authenticated-only APDU (security control 0x10) are tags over the same
-/// octets: SC || AK || challenge, SC || AK || APDU (IEC 62056-5-3). Whoever may choose the challenge could have any
-/// request authenticated, and a meter whose policy asks for authentication alone would obey it. So custody answers no
-/// challenge that begins like a request. A meter's random challenge does so about once in 2,300 associations; the next
-/// association has another.
-pub(crate) fn challenge_is_request(challenge: &[u8]) -> bool {
-    match challenge {
-        // GET, SET, ACTION: service types normal .. with-list-and-block.
-        [0xC0 | 0xC1 | 0xC3, 1..=6, ..] => true,
-        // InitiateRequest: then response-allowed or its absence, or a dedicated key of an AES length in any form of
-        // that length. A-XDR takes any octet but 0 for "present". With a key of its own choice an attacker would cipher
-        // the rest of the association alone.
-        [0x01, 0, 0 | 1, ..] | [0x01, 1..=255, 16 | 24 | 32 | 0x81..=0x84, ..] => true,
-        // Read, Write, UnconfirmedWrite of an association with short names, which custody never asks for, but whoever
-        // sends the AARQ might: a few accesses, the first by variable name, with parameters, or of a block.
-        [0x05 | 0x06 | 0x16, 1..=16, 2 | 4..=7, ..] => true,
-        // ACCESS request: long-invoke-id-and-priority, then a date-time of 0 or 12 octets.
-        [0xD9, _, _, _, _, 0 | 12, ..] => true,
-        _ => false,
-    }
-}
-
-/// What a request waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waiting {
-    /// An answer to a GET; with a number, after that block the next may be asked for.
-    Get {
-        received: Option<u32>,
-    },
-    Set,
-    Action,
-}
-
-/// Requests of one context that have no answer yet, by invoke id. A late answer to an older request still deciphers;
-/// an answer to no request does not.
-#[derive(Debug, Default)]
-pub(crate) struct Outstanding {
-    initiate: bool,
-    requests: [Option<Waiting>; 16],
-}
-
-/// What a response is, to the context it came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// The initiate was accepted.
-    Initiated,
-    /// Anything else that was waited for.
-    Other,
-}
-
-impl Outstanding {
-    /// An InitiateRequest was ciphered.
-    pub(crate) fn initiate(&mut self) {
-        self.initiate = true;
-    }
-
-    /// A command was ciphered.
-    pub(crate) fn command(&mut self, invoke: u8, service: Service) {
-        let waiting = match service {
-            Service::Get => Waiting::Get { received: None },
-            Service::Set => Waiting::Set,
-            Service::Action => Waiting::Action,
-        };
-        self.put(invoke, Some(waiting));
-    }
-
-    /// Whether block `block` came for this request and the one after it has not been asked for.
-    pub(crate) fn continues(&self, invoke: u8, block: u32) -> bool {
-        self.at(invoke)
-            == Some(Waiting::Get {
-                received: Some(block),
-            })
-    }
-
-    /// Whether this request has no answer yet.
-    pub(crate) fn waits(&self, invoke: u8) -> bool {
-        self.at(invoke).is_some()
-    }
-
-    /// Whether this request is a GET that has not been answered to the end.
-    pub(crate) fn reads(&self, invoke: u8) -> bool {
-        matches!(self.at(invoke), Some(Waiting::Get { .. }))
-    }
-
-    /// The block after one that came was asked for.
-    pub(crate) fn next_block(&mut self, invoke: u8) {
-        self.put(invoke, Some(Waiting::Get { received: None }));
-    }
-
-    /// Whether an APDU with this plaintext tag could answer anything.
-    pub(crate) fn expects(&self, plain_tag: u8) -> bool {
-        match plain_tag {
-            INITIATE_RESPONSE | SERVICE_ERROR => self.initiate,
-            0xC4 => self.any(|waiting| matches!(waiting, Waiting::Get { .. })),
-            0xC5 => self.any(|waiting| waiting == Waiting::Set),
-            0xC7 => self.any(|waiting| waiting == Waiting::Action),
-            _ => false,
-        }
-    }
-
-    /// Takes an authentic plaintext response.
-    pub(crate) fn answered(&mut self, apdu: &[u8]) -> Result<Answer, Error> {
-        let refused = |why| Error::ResponseRefused { why };
-        if matches!(apdu.first(), Some(&(INITIATE_RESPONSE | SERVICE_ERROR))) {
-            let accepted = InitiateResponse::decode(apdu).is_ok();
-            if !self.initiate || !(accepted || ConfirmedServiceError::decode(apdu).is_ok()) {
-                return Err(refused("it answers no InitiateRequest"));
-            }
-            self.initiate = false;
-            return Ok(if accepted {
-                Answer::Initiated
-            } else {
-                Answer::Other
-            });
-        }
-        let response = Response::decode(apdu).map_err(|_| refused("custody cannot read it"))?;
-        let unasked = refused("no request with its invoke id waits for it");
-        let Some(invoke) = response.invoke().map(dlms::InvokeId::id) else {
-            return Err(unasked);
-        };
-        let next = match (self.at(invoke), &response) {
-            (
-                Some(Waiting::Get { .. }),
-                Response::GetBlock {
-                    last: false,
-                    block,
-                    payload: Ok(_),
-                    ..
-                },
-            ) => Some(Waiting::Get {
-                received: Some(*block),
-            }),
-            (
-                Some(Waiting::Get { .. }),
-                Response::GetData { .. } | Response::GetError { .. } | Response::GetBlock { .. },
-            )
-            | (Some(Waiting::Set), Response::Set { .. })
-            | (Some(Waiting::Action), Response::Action { .. }) => None,
-            _ => return Err(unasked),
-        };
-        self.put(invoke, next);
-        Ok(Answer::Other)
-    }
-
-    fn at(&self, invoke: u8) -> Option<Waiting> {
-        self.requests.get(usize::from(invoke)).copied().flatten()
-    }
-
-    fn put(&mut self, invoke: u8, waiting: Option<Waiting>) {
-        if let Some(slot) = self.requests.get_mut(usize::from(invoke)) {
-            *slot = waiting;
-        }
-    }
-
-    fn any(&self, wanted: impl Fn(Waiting) -> bool) -> bool {
-        self.requests
-            .iter()
-            .flatten()
-            .any(|waiting| wanted(*waiting))
-    }
+/// The command `reply_to_HLS_authentication` of the current association with this token.
+pub(crate) fn reply_to_hls(token: &[u8]) -> Asked {
+    let token = Data::OctetString(token.to_vec());
+    Asked::act(Method::REPLY_TO_HLS, Some(&token))
 }
 
 #[cfg(test)]

@@ -1,54 +1,32 @@
-//! Ciphering requests under a permit, deciphering their answers, and HLS5.
-//!
-//! Which counters of the meter are believed:
-//!
-//! - Within a context they rise, each above the last.
-//! - With low-level security nothing proves that the meter is alive, so every counter must also be above the last one
-//!   ever taken from it; that one is stored before the answer is given out.
-//! - With HLS5, until the meter has proven itself, only the answers to InitiateRequest and reply_to_HLS are deciphered,
-//!   with any counter: neither is believed alone. f(CtoS) is a tag over a challenge made for this context, so it cannot
-//!   be a recording, and the APDU that carried it has the meter's true counter. If that is above the stored one, as
-//!   always, every recording of earlier associations is now too old. If it is below, the meter lost its counter
-//!   (some do in a cold start): the association goes on, because refusing would lock the meter out for ever, and the
-//!   trail gets an entry, because such a meter repeats nonces of its own and its older answers can be played back.
+//! Ciphering requests under a permit. What comes back is in [`crate::receive`].
 
-use dlms::security::{Ciphered, GmacToken, Protection, SecurityControl};
+use dlms::{
+    KeyChoice, Protection,
+    security::{
+        Ciphered, GeneralCiphering, GeneralHeader, GeneralSigning, ReplayWindow, aad, plain_tag,
+    },
+};
 use kit::{PeerName, clock, crash_point};
 use latchkey_proto::audit::v1::EntryKind;
-use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
 
 use crate::{
-    apdu::{self, Answer, Asked, Parsed, Service},
-    context::{Context, Mode, Stage, State},
+    apdu::{self, Parsed, Service},
+    context::{Context, Dedicated, State},
     crash,
     custody::Custody,
     error::Error,
-    keyring::{MeterKeys, Sender},
+    keyring::{MeterKeys, Sender, Under, curve, signing_label},
+    own,
+    permit::Allowed,
+    step::{Step, apply, step},
     store::Use,
+    terms::Space,
     trail,
 };
 
-/// What a request does to its context once it is ciphered.
-#[derive(Debug)]
-enum Step {
-    /// InitiateRequest of the AARQ.
-    Initiate,
-    /// InitiateRequest of the RLRQ.
-    Release,
-    /// reply_to_HLS with the token of this context.
-    ReplyToHls { invoke: u8 },
-    /// A command of the permit.
-    Command {
-        invoke: u8,
-        asked: Asked,
-        index: usize,
-    },
-    /// The next block of a GET that was let through.
-    NextBlock { invoke: u8 },
-}
-
 impl Custody {
-    /// Ciphers a request, if the permit covers it. Returns the APDU and the counter it spent.
+    /// Ciphers a request, if the permit covers it. Returns the APDU, and the counter of the global key it spent.
     pub(crate) async fn protect(
         &self,
         peer: &PeerName,
@@ -57,192 +35,71 @@ impl Custody {
     ) -> Result<(Vec<u8>, u32), Error> {
         let context = self.contexts.get(id, peer, clock::now())?;
         let mut state = context.state.lock().await;
-        let step = self.admit(&context, &state, request)?;
-        let counter = match context.keys {
-            Some(_) => self.next_counter(&context, &mut state).await?,
-            None => 0,
+        let step = self.admit(&context, &mut state, request)?;
+        let initiate = matches!(step, Step::Initiate | Step::Release);
+        let Some(keys) = context.ciphering() else {
+            self.count_uses(&context, step.indices(), 0).await?;
+            apply(&context, &mut state, step);
+            crash_point(crash::AFTER_PROTECT);
+            return Ok((request.to_vec(), 0));
         };
-        if let Step::Command { asked, index, .. } = &step {
-            // After this a crash is clean: the use is counted, whether or not the request leaves (P5).
-            self.count_use(&context, asked, *index, counter).await?;
-        }
-        let apdu = match &context.keys {
-            Some(keys) => {
-                self.cipher(keys, context.protection, counter, request)
-                    .await?
-            }
-            None => request.to_vec(),
-        };
-        apply(&mut state, step);
-        crash_point(crash::AFTER_PROTECT);
-        Ok((apdu, counter))
-    }
-
-    /// Deciphers a response to a request of this context.
-    pub(crate) async fn unprotect(
-        &self,
-        peer: &PeerName,
-        id: &str,
-        response: &[u8],
-    ) -> Result<Vec<u8>, Error> {
-        let context = self.contexts.get(id, peer, clock::now())?;
-        let mut state = context.state.lock().await;
-        let Some(keys) = &context.keys else {
-            state.outstanding.answered(response)?;
-            return Ok(response.to_vec());
-        };
-        let ciphered = agreed(&context, &state, keys, response)?;
-        check_counter(&context, &state, ciphered.counter)?;
-        let apdu = self
-            .keyring
-            .open(keys, ciphered.counter, &ciphered.body)
-            .await?;
-        let apdu = apdu.ok_or(Error::CiphertextInvalid {
-            why: "its tag is wrong",
-        })?;
-        let tag = apdu.first().and_then(|tag| context.protection.tag(*tag));
-        if tag != Some(ciphered.tag) {
-            return Err(Error::ResponseRefused {
-                why: "its ciphered tag is not that of its plaintext",
-            });
-        }
-        // It is authentic: whatever it says, it is not taken twice.
-        state.received = Some(ciphered.counter);
-        let answer = state.outstanding.answered(&apdu)?;
-        if context.mode == Mode::Low {
-            let meter_id = &context.permit.meter_id;
-            if !self
-                .store
-                .raise_received(meter_id, ciphered.counter)
-                .await?
-            {
-                return Err(old_counter());
-            }
-            if answer == Answer::Initiated && state.stage == Stage::Initiated {
-                state.stage = Stage::Open;
-            }
-        }
-        Ok(apdu)
-    }
-
-    /// Computes f(StoC) of HLS pass 3, once.
-    pub(crate) async fn answer_challenge(
-        &self,
-        peer: &PeerName,
-        id: &str,
-        challenge: &[u8],
-        server_title: &[u8],
-    ) -> Result<Vec<u8>, Error> {
-        let context = self.contexts.get(id, peer, clock::now())?;
-        let mut state = context.state.lock().await;
-        let keys = match &context.keys {
-            Some(keys) if context.mode == Mode::Hls && state.stage == Stage::Initiated => keys,
-            _ => {
-                return Err(Error::OutOfOrder {
-                    why: "a challenge is answered once, after the AARQ of HLS5",
-                });
-            }
-        };
-        let refusal = if server_title != keys.server_title.bytes() {
-            let why = "the system title is not the enrolled one";
-            Some(Error::ChallengeRefused { why })
-        } else if challenge == context.challenge {
-            let why = "it is our own, sent back";
-            Some(Error::ChallengeRefused { why })
+        let space = if initiate {
+            Space::Global
         } else {
-            apdu::challenge_is_request(challenge).then_some(Error::ChallengeAmbiguous)
+            context.terms.space()
         };
-        if let Some(error) = refusal {
-            self.refused(&context.permit, None, &error);
-            return Err(error);
-        }
-        // A counter of its own: token and APDU are two GCM calls, and no two share a nonce (P4).
-        let counter = self.next_counter(&context, &mut state).await?;
-        let tag = self
-            .keyring
-            .gmac(keys, Sender::Client, counter, challenge)
-            .await?;
-        let token = GmacToken {
-            control: SecurityControl::AUTH,
-            counter,
-            tag,
-        }
-        .encode();
-        state.stage = Stage::Challenged {
-            token: token.clone(),
+        let counter = match (space, &mut state.dedicated) {
+            (Space::Dedicated, Some(dedicated)) => dedicated.take()?,
+            (Space::Dedicated, None) => return Err(NO_DEDICATED_KEY),
+            (Space::Global | Space::Own, _) => self.next_counter(&context, &mut state).await?,
         };
-        Ok(token)
-    }
-
-    /// Verifies f(CtoS) of HLS pass 4, once: a wrong answer ends the context.
-    pub(crate) async fn verify_answer(
-        &self,
-        peer: &PeerName,
-        id: &str,
-        token: &[u8],
-    ) -> Result<(), Error> {
-        let context = self.contexts.get(id, peer, clock::now())?;
-        let mut state = context.state.lock().await;
-        let (keys, received) = match (&context.keys, state.received) {
-            (Some(keys), Some(received)) if state.answered_hls() => (keys, received),
-            _ => {
-                return Err(Error::OutOfOrder {
-                    why: "f(CtoS) comes in the answer to reply_to_HLS",
-                });
-            }
+        // The meter's counter object is about the global key. A counter of another key must not be compared with it.
+        let evidence = match space {
+            Space::Global => counter,
+            Space::Dedicated | Space::Own => 0,
         };
-        if !self.proves(keys, &context.challenge, token).await? {
-            self.contexts.remove(id, peer);
-            self.refused(&context.permit, None, &Error::AnswerWrong);
-            return Err(Error::AnswerWrong);
-        }
-        let entry = context.received_before.filter(|before| received <= *before).map(|before| {
-            let detail = format!("the meter's invocation counter went back from {before} to {received}; HLS5 proves it alive");
-            tracing::warn!(meter_id = context.permit.meter_id, before, received, "the meter lost its invocation counter");
-            trail::under_permit(EntryKind::KeyUse, &context.permit, None, detail)
-        });
-        self.store
-            .set_received(&context.permit.meter_id, received, entry.as_ref())
-            .await?;
-        self.reporter.stored();
-        state.proven = true;
-        state.stage = Stage::Open;
-        Ok(())
-    }
-
-    async fn proves(
-        &self,
-        keys: &MeterKeys,
-        challenge: &[u8],
-        token: &[u8],
-    ) -> Result<bool, Error> {
-        let Ok(theirs) = GmacToken::decode(token) else {
-            return Ok(false);
+        // After this a crash is clean: the use is counted, whether or not the request leaves (P5).
+        self.count_uses(&context, step.indices(), evidence).await?;
+        let apdu = if initiate {
+            self.initiate(&context, &mut state, (keys, counter), request, &step)
+                .await?
+        } else {
+            self.cipher(&context, &mut state, (keys, counter), request)
+                .await?
         };
-        // With the meter's title in the nonce our own token, sent back, does not verify.
-        let ours = self
-            .keyring
-            .gmac(keys, Sender::Server, theirs.counter, challenge)
-            .await?;
-        Ok(ours.ct_eq(&theirs.tag).into())
+        apply(&context, &mut state, step);
+        crash_point(crash::AFTER_PROTECT);
+        Ok((apdu, evidence))
     }
 
     /// Decides whether a request may be ciphered now. A refusal is left in the trail.
-    fn admit(&self, context: &Context, state: &State, request: &[u8]) -> Result<Step, Error> {
+    fn admit(&self, context: &Context, state: &mut State, request: &[u8]) -> Result<Step, Error> {
         let parsed =
-            apdu::parse(request).inspect_err(|error| self.refused(&context.permit, None, error))?;
+            apdu::parse(request).inspect_err(|error| self.refused(&context.permit, &[], error))?;
         let asked = match &parsed {
-            Parsed::Command { asked, .. } => Some(asked.clone()),
-            Parsed::Initiate | Parsed::NextBlock { .. } => None,
+            Parsed::Commands { asked, .. } => asked.clone(),
+            Parsed::FirstBlock { heads, .. } => heads.clone(),
+            _ => Vec::new(),
         };
+        let of_transfer = matches!(parsed, Parsed::FirstBlock { .. } | Parsed::Block { .. });
         step(context, state, parsed).inspect_err(|error| match error {
             Error::OutOfOrder { .. } => {}
-            _ => self.refused(&context.permit, asked.as_ref(), error),
+            _ => {
+                // A sequence that deviates is over: what was ciphered of it is the beginning of nothing.
+                if of_transfer {
+                    state.transfer = None;
+                }
+                self.refused(&context.permit, &asked, error);
+            }
         })
     }
 
     /// The next counter of the context's block, or of a new block.
-    async fn next_counter(&self, context: &Context, state: &mut State) -> Result<u32, Error> {
+    pub(crate) async fn next_counter(
+        &self,
+        context: &Context,
+        state: &mut State,
+    ) -> Result<u32, Error> {
         loop {
             if let Some(counter) = state.counters.next() {
                 return Ok(counter);
@@ -254,61 +111,193 @@ impl Custody {
         }
     }
 
-    async fn count_use(
+    /// Counts the commands that are limited, all or none.
+    async fn count_uses(
         &self,
         context: &Context,
-        asked: &Asked,
-        index: usize,
+        indices: &[usize],
         counter: u32,
     ) -> Result<(), Error> {
-        let max = context
-            .allowed
-            .get(index)
-            .map_or(0, |allowed| allowed.max_uses);
-        if max == 0 && asked.service == Service::Get {
+        let use_us = clock::micros(clock::now());
+        let (mut uses, mut asked) = (Vec::new(), Vec::new());
+        for index in indices {
+            let Some(allowed) = context.allowed.get(*index).filter(|it| it.is_counted()) else {
+                continue;
+            };
+            let used = Use {
+                command_index: u32::try_from(*index).unwrap_or(u32::MAX),
+                invocation_counter: counter,
+                use_us,
+            };
+            uses.push((used, allowed.max_uses));
+            asked.push(allowed.asked.clone());
+        }
+        if uses.is_empty() {
             return Ok(());
         }
-        let used = Use {
-            command_index: u32::try_from(index).unwrap_or(u32::MAX),
-            invocation_counter: counter,
-            use_us: clock::micros(clock::now()),
+        let detail = match uses.len() {
+            1 => "a limited command is ciphered".to_owned(),
+            count => format!("{count} limited commands are ciphered in one request"),
         };
-        let mut entry = trail::under_permit(
-            EntryKind::KeyUse,
-            &context.permit,
-            Some(asked),
-            "a limited command is ciphered".to_owned(),
-        );
+        let mut entry = trail::under_permit(EntryKind::KeyUse, &context.permit, &asked, detail);
         entry.invocation_counter = counter;
         self.store
-            .count_use(&context.permit.permit_id, &used, max, &entry)
+            .count_uses(&context.permit.permit_id, &uses, &entry)
             .await
             .inspect_err(|error| {
                 if matches!(error, Error::CommandSpent { .. }) {
-                    self.refused(&context.permit, Some(asked), error);
+                    self.refused(&context.permit, &asked, error);
                 }
             })?;
         self.reporter.stored();
         Ok(())
     }
 
+    /// Ciphers an InitiateRequest: under the global key, with the service-specific tag, never signed, whatever the form
+    /// of what follows. That of the AARQ gets the dedicated key, if there is to be one.
+    async fn initiate(
+        &self,
+        context: &Context,
+        state: &mut State,
+        (keys, counter): (&MeterKeys, u32),
+        request: &[u8],
+        step: &Step,
+    ) -> Result<Vec<u8>, Error> {
+        if !(matches!(step, Step::Initiate) && context.terms.protection.is_dedicated()) {
+            return self
+                .global(context, (keys, counter), Protection::Glo, request)
+                .await;
+        }
+        let token = self.keyring.token();
+        let key = Zeroizing::new(token.random(keys.suite.key_len()).await?);
+        let request = with_dedicated_key(request, &key)?;
+        let apdu = self
+            .global(context, (keys, counter), Protection::Glo, &request)
+            .await?;
+        state.dedicated = Some(Dedicated {
+            key: token.hold_clear(&key).await?,
+            next: 0,
+            received: ReplayWindow::new(1),
+        });
+        Ok(apdu)
+    }
+
+    /// Ciphers any other request in the form of the context, and signs it if that is agreed.
     async fn cipher(
         &self,
-        keys: &MeterKeys,
-        protection: Protection,
-        counter: u32,
+        context: &Context,
+        state: &mut State,
+        (keys, counter): (&MeterKeys, u32),
         request: &[u8],
     ) -> Result<Vec<u8>, Error> {
-        let tag = request.first().and_then(|tag| protection.tag(*tag));
-        let tag = tag.ok_or(Error::ApduNotPermitted {
-            why: "it cannot be ciphered",
-        })?;
-        let body = self.keyring.seal(keys, counter, request).await?;
-        let title = (tag == dlms::security::GENERAL_GLO).then_some(keys.client_title);
+        let terms = &context.terms;
+        let header = self.header(context, keys).await?;
+        let apdu = match (terms.protection, &state.dedicated) {
+            (Protection::GeneralCiphering(choice), _) => {
+                self.general(context, (keys, counter), (choice, &header), request)
+                    .await?
+            }
+            (Protection::Ded | Protection::GeneralDed, Some(dedicated)) => {
+                let under = Under::Held(&dedicated.key);
+                self.agreed(context, (keys, counter, under), terms.protection, request)
+                    .await?
+            }
+            (Protection::Ded | Protection::GeneralDed, None) => return Err(NO_DEDICATED_KEY),
+            (Protection::Plain | Protection::Glo | Protection::GeneralGlo, _) => {
+                self.global(context, (keys, counter), terms.protection, request)
+                    .await?
+            }
+        };
+        if terms.space() == Space::Own {
+            state.began(header.transaction_id.clone());
+        }
+        if !terms.signed {
+            return Ok(apdu);
+        }
+        let curve = curve(terms.suite()).ok_or(CANNOT)?;
+        let mut signing = GeneralSigning {
+            header,
+            content: apdu,
+            signature: Vec::new(),
+        };
+        signing.signature = self
+            .keyring
+            .token()
+            .sign_ecdsa(curve, signing_label(curve), &signing.signing_input())
+            .await?;
+        Ok(signing.encode())
+    }
+
+    /// The header of a general APDU, in a transaction of its own.
+    async fn header(&self, context: &Context, keys: &MeterKeys) -> Result<GeneralHeader, Error> {
+        let general = matches!(context.terms.protection, Protection::GeneralCiphering(_));
+        if !general && !context.terms.signed {
+            return Ok(GeneralHeader::default());
+        }
+        let drawn = self.keyring.token().random(8).await?;
+        let transaction = drawn.first_chunk().copied().unwrap_or_default();
+        Ok(GeneralHeader::between(
+            keys.client_title,
+            keys.server_title,
+            u64::from_be_bytes(transaction),
+        ))
+    }
+
+    async fn global(
+        &self,
+        context: &Context,
+        (keys, counter): (&MeterKeys, u32),
+        form: Protection,
+        request: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        self.agreed(context, (keys, counter, Under::Global), form, request)
+            .await
+    }
+
+    /// In a form whose key both sides hold.
+    async fn agreed(
+        &self,
+        context: &Context,
+        (keys, counter, under): (&MeterKeys, u32, Under<'_>),
+        form: Protection,
+        request: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        let tag = request.first().and_then(|tag| form.tag(*tag));
+        let tag = tag.ok_or(CANNOT)?;
+        let control = context.terms.control;
+        let gcm =
+            keys.gcm(control, Sender::Client, counter)
+                .with_aad(aad(control, keys.ak(), request));
+        let body = self.keyring.protect(keys, under, &gcm, request).await?;
+        let title = plain_tag(tag).is_none().then_some(keys.client_title);
         Ok(Ciphered {
             tag,
             title,
-            control: SecurityControl::AUTH_ENC,
+            control,
+            counter,
+            body,
+        }
+        .encode())
+    }
+
+    async fn general(
+        &self,
+        context: &Context,
+        (keys, counter): (&MeterKeys, u32),
+        of: (KeyChoice, &GeneralHeader),
+        request: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        let control = context.terms.control;
+        let (key, key_info) = own::make(&self.keyring, keys, &context.terms, of).await?;
+        let gcm = keys
+            .gcm(control, Sender::Client, counter)
+            .with_aad(of.1.aad(control, keys.ak(), request));
+        let under = key.as_ref().map_or(Under::Global, Under::Held);
+        let body = self.keyring.protect(keys, under, &gcm, request).await?;
+        Ok(GeneralCiphering {
+            header: of.1.clone(),
+            key_info: Some(key_info),
+            control,
             counter,
             body,
         }
@@ -316,123 +305,39 @@ impl Custody {
     }
 }
 
-/// What a request would do in this context; an error if it may not be done.
-fn step(context: &Context, state: &State, parsed: Parsed) -> Result<Step, Error> {
-    let early = Error::OutOfOrder {
-        why: "commands come after the association is open, and before its release",
+impl Dedicated {
+    /// The next counter: from 0, because the key is new, and never twice.
+    fn take(&mut self) -> Result<u32, Error> {
+        let counter = self.next;
+        self.next = counter.checked_add(1).ok_or(NO_DEDICATED_KEY)?;
+        Ok(counter)
+    }
+}
+
+/// The InitiateRequest with a key in it: exactly as large as it becomes, so that no copy is left behind.
+fn with_dedicated_key(request: &[u8], key: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let (Some((tag, [0, rest @ ..])), Ok(length)) =
+        (request.split_first(), u8::try_from(key.len()))
+    else {
+        return Err(CANNOT);
     };
-    match (parsed, &state.stage) {
-        (Parsed::Initiate, Stage::New) => Ok(Step::Initiate),
-        (Parsed::Initiate, _) if context.keys.is_none() => Ok(Step::Initiate),
-        (Parsed::Initiate, Stage::Released) => Err(Error::OutOfOrder {
-            why: "the association is released",
-        }),
-        (Parsed::Initiate, _) => Ok(Step::Release),
-        (Parsed::Command { invoke, asked }, Stage::Challenged { token })
-            if apdu::replies_to_hls(&asked, token) =>
-        {
-            Ok(Step::ReplyToHls { invoke })
-        }
-        (Parsed::Command { invoke, asked }, stage) => {
-            // The permit first: what it does not cover is refused as such at every stage.
-            let index = apdu::covered(&asked, &context.allowed)?;
-            if context.mode == Mode::Public && !apdu::reads_invocation_counter(&asked) {
-                return Err(Error::ApduNotPermitted {
-                    why: "the public client reads invocation counters only",
-                });
-            }
-            if *stage == Stage::Open {
-                Ok(Step::Command {
-                    invoke,
-                    asked,
-                    index,
-                })
-            } else {
-                Err(early)
-            }
-        }
-        // Answers in clear need not pass through custody, so it cannot know which block came.
-        (Parsed::NextBlock { invoke, .. }, Stage::Open)
-            if context.keys.is_none() && state.outstanding.reads(invoke) =>
-        {
-            Ok(Step::NextBlock { invoke })
-        }
-        (Parsed::NextBlock { invoke, block }, Stage::Open)
-            if state.outstanding.continues(invoke, block) =>
-        {
-            Ok(Step::NextBlock { invoke })
-        }
-        (Parsed::NextBlock { .. }, _) => Err(Error::ApduNotPermitted {
-            why: "it continues no GET of this association",
-        }),
+    let mut out = Zeroizing::new(Vec::with_capacity(3 + key.len() + rest.len()));
+    out.extend_from_slice(&[*tag, 1, length]);
+    out.extend_from_slice(key);
+    out.extend_from_slice(rest);
+    Ok(out)
+}
+
+impl Allowed {
+    /// Whether its uses are counted: a GET without a limit may be repeated.
+    fn is_counted(&self) -> bool {
+        self.max_uses > 0 || self.asked.service != Service::Get
     }
 }
 
-fn apply(state: &mut State, step: Step) {
-    match step {
-        Step::Initiate => {
-            if state.stage == Stage::New {
-                state.stage = Stage::Initiated;
-            }
-            state.outstanding.initiate();
-        }
-        Step::Release => {
-            state.stage = Stage::Released;
-            state.outstanding.initiate();
-        }
-        Step::ReplyToHls { invoke } => {
-            state.stage = Stage::Replied { invoke };
-            state.outstanding.command(invoke, Service::Action);
-        }
-        Step::Command { invoke, asked, .. } => state.outstanding.command(invoke, asked.service),
-        Step::NextBlock { invoke } => state.outstanding.next_block(invoke),
-    }
-}
-
-/// Takes a ciphered response apart, if it is as agreed: form, title, and security control of suite 0 with both
-/// authentication and encryption. Anything less is a downgrade.
-fn agreed(
-    context: &Context,
-    state: &State,
-    keys: &MeterKeys,
-    response: &[u8],
-) -> Result<Ciphered, Error> {
-    let refused = |why| Err(Error::ResponseRefused { why });
-    let Ok(ciphered) = Ciphered::decode(response) else {
-        return refused("it is not ciphered, or malformed");
-    };
-    let general = ciphered.tag == dlms::security::GENERAL_GLO;
-    let expected = match dlms::security::plain_tag(ciphered.tag) {
-        Some(plain) => {
-            context.protection.tag(plain) == Some(ciphered.tag) && state.outstanding.expects(plain)
-        }
-        None => general && context.protection == Protection::GeneralGlo,
-    };
-    if !expected {
-        return refused("no request of this association waits for such an APDU");
-    }
-    if ciphered
-        .title
-        .is_some_and(|title| title != keys.server_title)
-    {
-        return refused("its system title is not the enrolled one");
-    }
-    if ciphered.control != SecurityControl::AUTH_ENC {
-        return refused("its security control is not authenticated encryption of suite 0");
-    }
-    Ok(ciphered)
-}
-
-fn check_counter(context: &Context, state: &State, counter: u32) -> Result<(), Error> {
-    let above = |last: Option<u32>| last.is_none_or(|last| counter > last);
-    if !above(state.received) || (context.mode == Mode::Low && !above(context.received_before)) {
-        return Err(old_counter());
-    }
-    Ok(())
-}
-
-fn old_counter() -> Error {
-    Error::CiphertextInvalid {
-        why: "its invocation counter is old",
-    }
-}
+const CANNOT: Error = Error::ApduNotPermitted {
+    why: "it cannot be ciphered",
+};
+const NO_DEDICATED_KEY: Error = Error::OutOfOrder {
+    why: "the association has no dedicated key, or it is spent",
+};

@@ -20,7 +20,8 @@ pub struct Config {
     /// Where wrapped keys, counters and permit uses are kept. A database restored from a backup holds counters that
     /// were used already: raise every `next_counter` above what the meters have seen before serving from it.
     pub database: Database,
-    /// The token that holds `kek-ek-1`, `kek-ak-1` and `transport-1`.
+    /// The token that holds `kek-ek-1`, `kek-ak-1`, `kek-hs-1`, `kek-mk-1` and `transport-1`, and the head-end's own
+    /// `sign-p256-1`, `agree-p256-1` (suite 1), `sign-p384-1`, `agree-p384-1` (suite 2). What it lacks, meters do without.
     pub token: hsm::TokenConfig,
     /// The auditor, for entries of the trail. Permits are checked without it.
     pub auditor: Client,
@@ -32,6 +33,20 @@ pub struct Config {
     /// Whether keys of laboratory meters may be imported in clear. Default false.
     #[serde(default)]
     pub lab_import: bool,
+    /// Whether associations may be authenticated by HLS with MD5 or SHA-1 (mechanisms 3 and 4). Default false.
+    #[serde(default)]
+    pub allow_legacy_hls: bool,
+    /// Whether APDUs may be encrypted and not authenticated (security control 2x). Default false: nothing received so is
+    /// authentic, and whoever is in the middle can turn a permitted command into another.
+    #[serde(default)]
+    pub allow_encryption_only: bool,
+    /// X.509 certificate of `sign-p256-1`, PEM or DER, for meters of suite 1 that want it in the AARQ: its subject's
+    /// common name is the client system title, 16 hex digits.
+    #[serde(default)]
+    pub client_certificate_suite1_file: Option<PathBuf>,
+    /// The same of `sign-p384-1`, for meters of suite 2.
+    #[serde(default)]
+    pub client_certificate_suite2_file: Option<PathBuf>,
     /// Invocation counters reserved at one time, 1..4096. Default 32. A crash leaves a gap of at most this many.
     #[serde(default = "default_counter_block")]
     pub counter_block: u32,

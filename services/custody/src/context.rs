@@ -7,10 +7,15 @@ use std::{
     time::SystemTime,
 };
 
+use dlms::security::ReplayWindow;
+use hsm::KeyHandle;
 use kit::PeerName;
 use latchkey_proto::audit::v1::Permit;
 
-use crate::{apdu::Outstanding, error::Error, keyring::MeterKeys, permit::Allowed};
+use crate::{
+    error::Error, keyring::MeterKeys, outstanding::Outstanding, permit::Allowed, terms::Terms,
+    transfer::Transfer,
+};
 
 /// Where an association stands. Nothing but the next step is ciphered.
 ///
@@ -19,6 +24,9 @@ use crate::{apdu::Outstanding, error::Error, keyring::MeterKeys, permit::Allowed
 ///                            └──────────── low level: InitiateResponse ────────────────────────────────▲
 /// any after New ─InitiateRequest (of the RLRQ)─▶ Released
 /// ```
+///
+/// Without ciphering the AARQ need not pass through custody: New is as good as Initiated, and there is no Released.
+/// Without HLS either it is Open from the beginning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Nothing has been ciphered.
@@ -27,31 +35,22 @@ pub(crate) enum Stage {
     Initiated,
     /// f(StoC) has been computed: this token, and no other, may be sent by reply_to_HLS.
     Challenged {
-        /// SC || IC || T.
+        /// In the form of the mechanism.
         token: Vec<u8>,
+        /// StoC.
+        challenge: Vec<u8>,
     },
     /// reply_to_HLS has been ciphered: f(CtoS) is awaited.
     Replied {
         /// Invoke id of reply_to_HLS.
         invoke: u8,
+        /// StoC.
+        challenge: Vec<u8>,
     },
     /// The meter is proven, or needs no proof: commands may be ciphered.
     Open,
     /// The RLRQ's InitiateRequest has been ciphered: nothing more is.
     Released,
-}
-
-/// How the association is authenticated and protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// Not ciphered, towards a meter that has keys: the public client, for invocation counters alone.
-    Public,
-    /// Not ciphered, towards a meter without keys.
-    Plain,
-    /// Ciphered; a password, but no proof that the meter is alive.
-    Low,
-    /// Ciphered; HLS5 proves the meter alive.
-    Hls,
 }
 
 /// A cipher context.
@@ -63,9 +62,10 @@ pub(crate) struct Context {
     pub(crate) allowed: Vec<Allowed>,
     /// When the permit ends.
     pub(crate) ends: SystemTime,
-    pub(crate) mode: Mode,
-    pub(crate) protection: dlms::security::Protection,
-    /// Of a ciphered context.
+    pub(crate) terms: Terms,
+    /// Not ciphered, towards a meter that has keys: the public client, for invocation counters alone.
+    pub(crate) public: bool,
+    /// Of a context with ciphering or HLS.
     pub(crate) keys: Option<MeterKeys>,
     /// CtoS; empty without HLS.
     pub(crate) challenge: Vec<u8>,
@@ -74,24 +74,61 @@ pub(crate) struct Context {
     pub(crate) state: tokio::sync::Mutex<State>,
 }
 
+impl Context {
+    /// The keys of a ciphered context.
+    pub(crate) fn ciphering(&self) -> Option<&MeterKeys> {
+        self.keys.as_ref().filter(|_| self.terms.is_ciphered())
+    }
+
+    /// Whether it ends the others of its meter. A ciphered one has the higher block of counters: a request ciphered in
+    /// an older one would come too late, with a counter the meter has passed. Of two with HLS, one could answer the
+    /// challenge of the other.
+    fn is_exclusive(&self) -> bool {
+        self.terms.is_ciphered() || self.terms.mechanism.is_high_level()
+    }
+}
+
 /// What changes in a context.
 pub(crate) struct State {
     pub(crate) stage: Stage,
-    /// Invocation counters that are reserved and unused.
+    /// Invocation counters of the global key that are reserved and unused.
     pub(crate) counters: Range<u32>,
-    /// The highest counter taken from the meter in this context.
-    pub(crate) received: Option<u32>,
-    /// Whether HLS has proven the meter alive. One that is not may be a recording.
-    pub(crate) proven: bool,
+    /// Those taken from the meter, under the global key.
+    pub(crate) received: ReplayWindow,
+    /// From the AARQ on, in a context with one.
+    pub(crate) dedicated: Option<Dedicated>,
+    /// Transactions of requests under keys of their own that have no answer yet.
+    pub(crate) transactions: Vec<Vec<u8>>,
     pub(crate) outstanding: Outstanding,
+    /// A value that goes out in blocks, and is not all there yet.
+    pub(crate) transfer: Option<Transfer>,
+}
+
+/// A dedicated key. It was made for this context and is gone with it, and so are its counters.
+pub(crate) struct Dedicated {
+    pub(crate) key: KeyHandle,
+    /// The next invocation counter to send with.
+    pub(crate) next: u32,
+    pub(crate) received: ReplayWindow,
 }
 
 impl State {
-    /// Whether the answer to reply_to_HLS has been taken, so that the highest counter received is that answer's.
+    /// Whether the answer to reply_to_HLS has been taken.
     pub(crate) fn answered_hls(&self) -> bool {
-        matches!(self.stage, Stage::Replied { invoke } if !self.outstanding.waits(invoke))
+        matches!(self.stage, Stage::Replied { invoke, .. } if !self.outstanding.waits(invoke))
+    }
+
+    /// A request in this transaction was ciphered under a key of its own.
+    pub(crate) fn began(&mut self, transaction: Vec<u8>) {
+        if self.transactions.len() >= TRANSACTIONS {
+            self.transactions.remove(0);
+        }
+        self.transactions.push(transaction);
     }
 }
+
+/// Transactions remembered at one time.
+const TRANSACTIONS: usize = 16;
 
 /// All contexts.
 pub(crate) struct Contexts {
@@ -119,17 +156,15 @@ impl Contexts {
         }
     }
 
-    /// Adds a context. A new ciphered one ends the others of its meter: it has the higher block of counters, and a
-    /// request ciphered in an older one would come too late, with a counter the meter has passed.
+    /// Adds a context. A new exclusive one ends the others of its meter.
     pub(crate) fn insert(&self, context: Context, now: SystemTime) {
         let mut table = self.table();
         table.tick += 1;
-        let fences = context.keys.is_some();
+        let fences = context.is_exclusive();
         table.held.retain(|_, held| {
             let other = &held.context;
-            let fenced =
-                fences && other.keys.is_some() && other.permit.meter_id == context.permit.meter_id;
-            now < other.ends && !fenced
+            let same_meter = other.permit.meter_id == context.permit.meter_id;
+            now < other.ends && !(fences && same_meter && other.is_exclusive())
         });
         if table.held.len() >= self.max {
             let idle = table
@@ -210,17 +245,25 @@ mod tests {
             permit: Permit::default(),
             allowed: Vec::new(),
             ends: now() + Duration::from_secs(seconds),
-            mode: Mode::Plain,
-            protection: dlms::Protection::Plain,
+            terms: Terms {
+                mechanism: dlms::Mechanism::None,
+                protection: dlms::Protection::Plain,
+                control: dlms::SecurityControl::AUTH_ENC,
+                signed: false,
+                algorithm_id: dlms::agreement::AlgorithmId::Standard,
+            },
+            public: false,
             keys: None,
             challenge: Vec::new(),
             received_before: None,
             state: tokio::sync::Mutex::new(State {
                 stage: Stage::Open,
                 counters: 0..0,
-                received: None,
-                proven: false,
+                received: ReplayWindow::new(1),
+                dedicated: None,
+                transactions: Vec::new(),
                 outstanding: Outstanding::default(),
+                transfer: None,
             }),
         }
     }
@@ -248,6 +291,24 @@ mod tests {
             get(&peer("association"), 0),
             Some(Error::ContextUnknown)
         ));
+    }
+
+    #[test]
+    fn of_two_with_hls_the_newer_stays() {
+        let contexts = Contexts::new(8);
+        let there = |id: &str| contexts.get(id, &peer("association"), now()).is_ok();
+        let hls = |id, meter_id: &str| {
+            let mut context = plain(id, 10);
+            context.terms.mechanism = dlms::Mechanism::HlsSha1;
+            context.permit.meter_id = meter_id.to_owned();
+            context
+        };
+        contexts.insert(plain("public", 10), now());
+        contexts.insert(hls("a", ""), now());
+        contexts.insert(hls("other", "m2"), now());
+        assert!(there("a"));
+        contexts.insert(hls("b", ""), now());
+        assert!(!there("a") && there("b") && there("other") && there("public"));
     }
 
     #[test]

@@ -3,27 +3,26 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use dlms::security::Protection;
+use dlms::{Mechanism, security::ReplayWindow};
 use kit::{PeerName, clock};
-use latchkey_proto::{
-    audit::v1::{EntryKind, Permit, SignedPermit},
-    custody::v1::Mechanism,
-};
+use latchkey_proto::audit::v1::{EntryKind, Permit, SignedPermit};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use crate::{
-    apdu::{Asked, Outstanding},
-    context::{Context, Contexts, Mode, Stage, State},
+    apdu::Asked,
+    challenge,
+    client::Certificates,
+    context::{Context, Contexts, Stage, State},
     error::Error,
-    keyring::{Keyring, Kind},
-    permit::Gate,
+    keyring::{Keyring, MeterKeys},
+    outstanding::Outstanding,
+    permit::{Gate, Verified},
+    seal::Kind,
     store::{KeyRow, Store},
+    terms::{Leave, Terms},
     trail::{self, Reporter},
 };
-
-/// Octets of our challenge CtoS (IEC 62056-5-3 allows 8..64).
-const CHALLENGE: usize = 16;
 
 /// What the parts of custody share.
 #[derive(Clone)]
@@ -32,17 +31,18 @@ pub(crate) struct Custody {
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) contexts: Arc<Contexts>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) certificates: Arc<Certificates>,
     pub(crate) reporter: Reporter,
     pub(crate) counter_block: u32,
     pub(crate) lab_import: bool,
+    pub(crate) leave: Leave,
 }
 
 /// A context that is wanted; parsed.
 pub(crate) struct Wanted {
     pub(crate) permit: SignedPermit,
     pub(crate) meter_id: String,
-    pub(crate) mechanism: Mechanism,
-    pub(crate) protection: Protection,
+    pub(crate) terms: Terms,
 }
 
 /// A context that is open.
@@ -51,10 +51,11 @@ pub(crate) struct Opened {
     pub(crate) client_title: Vec<u8>,
     pub(crate) server_title: Vec<u8>,
     pub(crate) authentication_value: Zeroizing<Vec<u8>>,
+    pub(crate) certificate: Vec<u8>,
 }
 
 impl Custody {
-    /// Opens a context: permit, then keys, then (durably) the association, then (durably) counters.
+    /// Opens a context: permit, then terms, then keys, then (durably) the association, then (durably) counters.
     pub(crate) async fn open(&self, peer: &PeerName, wanted: Wanted) -> Result<Opened, Error> {
         let now = clock::now();
         let verified = self
@@ -71,54 +72,80 @@ impl Custody {
                 self.reporter.refused(entry);
             })?;
         let row = self.store.keys(&wanted.meter_id).await?;
-        let mode = mode(&wanted, row.as_ref())?;
-        let keys = match &row {
-            Some(row) if wanted.protection.is_ciphered() => {
-                Some(self.keyring.meter_keys(row).await?)
-            }
-            _ => None,
-        };
-        self.count_association(peer, &wanted, &verified.permit, mode)
+        let terms = wanted.terms;
+        let public = terms
+            .check(&wanted.meter_id, row.as_ref(), self.leave)
+            .inspect_err(|error| self.refused(&verified.permit, &[], error))?;
+        let keys = self.keys_for(&terms, row.as_ref()).await?;
+        let opened = self.opened(&terms, row.as_ref()).await?;
+        self.count_association(peer, &wanted, &verified.permit, public)
             .await?;
-        let counters = match keys {
-            Some(_) => {
-                self.store
-                    .reserve_counters(&wanted.meter_id, self.counter_block)
-                    .await?
-            }
-            None => 0..0,
-        };
-        let opened = self.opened(wanted.mechanism, row.as_ref()).await?;
-        let stage = if keys.is_some() {
-            Stage::New
+        let counters = if terms.is_ciphered() {
+            self.store
+                .reserve_counters(&wanted.meter_id, self.counter_block)
+                .await?
         } else {
-            Stage::Open
+            0..0
         };
+        let received_before = row.and_then(|row| row.last_received);
+        let state = State {
+            stage: if terms.is_ciphered() || terms.mechanism.is_high_level() {
+                Stage::New
+            } else {
+                Stage::Open
+            },
+            counters,
+            received: window(&terms, received_before),
+            dedicated: None,
+            transactions: Vec::new(),
+            outstanding: Outstanding::default(),
+            transfer: None,
+        };
+        let Verified {
+            permit,
+            allowed,
+            ends,
+        } = verified;
         let context = Context {
             id: opened.context_id.clone(),
             owner: peer.clone(),
-            permit: verified.permit,
-            allowed: verified.allowed,
-            ends: verified.ends,
-            mode,
-            protection: wanted.protection,
+            permit,
+            allowed,
+            ends,
+            terms,
+            public,
             keys,
-            challenge: if mode == Mode::Hls {
+            challenge: if terms.mechanism.is_high_level() {
                 opened.authentication_value.to_vec()
             } else {
                 Vec::new()
             },
-            received_before: row.and_then(|row| row.last_received),
-            state: Mutex::new(State {
-                stage,
-                counters,
-                received: None,
-                proven: false,
-                outstanding: Outstanding::default(),
-            }),
+            received_before,
+            state: Mutex::new(state),
         };
         self.contexts.insert(context, now);
         Ok(opened)
+    }
+
+    /// What of a row is used under these terms: nothing without ciphering and HLS.
+    async fn keys_for(
+        &self,
+        terms: &Terms,
+        row: Option<&KeyRow>,
+    ) -> Result<Option<MeterKeys>, Error> {
+        match row {
+            Some(row) if terms.is_ciphered() || terms.mechanism.is_high_level() => {
+                let keys = self.keyring.meter_keys(row, terms.need()).await?;
+                if terms.mechanism == Mechanism::HlsEcdsa && !challenge::is_flag(keys.client_title)
+                {
+                    return Err(Error::AssociationRefused {
+                        why: "challenges are signed for client system titles that begin with a capital letter",
+                    });
+                }
+                Ok(Some(keys))
+            }
+            _ => Ok(None),
+        }
     }
 
     async fn count_association(
@@ -126,10 +153,11 @@ impl Custody {
         peer: &PeerName,
         wanted: &Wanted,
         permit: &Permit,
-        mode: Mode,
+        public: bool,
     ) -> Result<(), Error> {
-        let detail = format!("association opened by {peer}, {}", mode.describe());
-        let entry = trail::under_permit(EntryKind::KeyUse, permit, None, detail);
+        let how = wanted.terms.describe(public);
+        let detail = format!("association opened by {peer}, {how}");
+        let entry = trail::under_permit(EntryKind::KeyUse, permit, &[], detail);
         let digest = digest::digest(&digest::SHA256, &wanted.permit.body);
         self.store
             .count_association(
@@ -144,7 +172,7 @@ impl Custody {
                     error,
                     Error::PermitRefused { .. } | Error::PermitAssociationsSpent { .. }
                 ) {
-                    self.refused(permit, None, error);
+                    self.refused(permit, &[], error);
                 }
             })?;
         self.reporter.stored();
@@ -152,31 +180,47 @@ impl Custody {
     }
 
     /// What the association service needs for its AARQ.
-    async fn opened(&self, mechanism: Mechanism, row: Option<&KeyRow>) -> Result<Opened, Error> {
-        let authentication_value = match (mechanism, row) {
-            (Mechanism::HlsGmac, _) => {
-                Zeroizing::new(self.keyring.token().random(CHALLENGE).await?)
-            }
+    async fn opened(&self, terms: &Terms, row: Option<&KeyRow>) -> Result<Opened, Error> {
+        let authentication_value = match (terms.mechanism, row) {
             (Mechanism::Low, Some(row)) => self.keyring.reveal(row, Kind::Password).await?,
+            (mechanism, _) if mechanism.is_high_level() => {
+                Zeroizing::new(self.challenge(mechanism).await?)
+            }
             _ => Zeroizing::default(),
         };
-        let titles = row.map(|row| {
-            (
-                row.client_system_title.clone(),
-                row.server_system_title.clone(),
-            )
+        let (client_title, server_title) = row.map_or_else(Default::default, |row| {
+            let server = row.server_system_title.clone();
+            match terms.mechanism {
+                Mechanism::None => (Vec::new(), server),
+                _ => (row.client_system_title.clone(), server),
+            }
         });
-        let (client_title, server_title) = titles.unwrap_or_default();
+        let title = dlms::SystemTitle::from_slice(&client_title);
+        let certificate = match (terms.mechanism, title) {
+            (Mechanism::HlsEcdsa, Some(title)) => self.certificates.of(terms.suite(), title),
+            _ => Vec::new(),
+        };
         Ok(Opened {
             context_id: uuid::Uuid::now_v7().to_string(),
-            client_title: if mechanism == Mechanism::None {
-                Vec::new()
-            } else {
-                client_title
-            },
+            client_title,
             server_title,
             authentication_value,
+            certificate,
         })
+    }
+
+    /// CtoS: drawn again while it could be read as a response.
+    async fn challenge(&self, mechanism: Mechanism) -> Result<Vec<u8>, Error> {
+        let length = match mechanism {
+            Mechanism::HlsEcdsa => challenge::CHALLENGE_ECDSA,
+            _ => challenge::CHALLENGE,
+        };
+        loop {
+            let drawn = self.keyring.token().random(length).await?;
+            if !challenge::is_response(&drawn) {
+                return Ok(drawn);
+            }
+        }
     }
 
     /// Forgets a context and remembers the last counter taken from its meter.
@@ -185,8 +229,11 @@ impl Custody {
             return Ok(());
         };
         let state = context.state.lock().await;
-        match state.received {
-            Some(last) if state.proven => self
+        let proven = context.terms.mechanism.is_high_level()
+            && context.terms.counts_globally()
+            && matches!(state.stage, Stage::Open | Stage::Released);
+        match state.received.highest() {
+            Some(last) if proven => self
                 .store
                 .raise_received(&context.permit.meter_id, last)
                 .await
@@ -196,7 +243,7 @@ impl Custody {
     }
 
     /// Leaves a refusal in the trail and in the log.
-    pub(crate) fn refused(&self, permit: &Permit, asked: Option<&Asked>, error: &Error) {
+    pub(crate) fn refused(&self, permit: &Permit, asked: &[Asked], error: &Error) {
         tracing::warn!(meter_id = permit.meter_id, permit_id = permit.permit_id, %error, "refused");
         self.reporter.refused(trail::under_permit(
             EntryKind::Denial,
@@ -207,43 +254,11 @@ impl Custody {
     }
 }
 
-impl Mode {
-    fn describe(self) -> &'static str {
-        match self {
-            Self::Public => "public client, not ciphered",
-            Self::Plain => "not ciphered",
-            Self::Low => "ciphered, low-level security",
-            Self::Hls => "ciphered, HLS5",
-        }
-    }
-}
-
-/// Which kind of association this is, if it is one that may be had with this meter.
-fn mode(wanted: &Wanted, row: Option<&KeyRow>) -> Result<Mode, Error> {
-    let refused = |why| Err(Error::AssociationRefused { why });
-    let has_keys = row.is_some_and(|row| !row.wrapped_encryption_key.is_empty());
-    let has_password = row.is_some_and(|row| !row.sealed_password.is_empty());
-    match (wanted.mechanism, wanted.protection.is_ciphered()) {
-        (Mechanism::Unspecified, _) => refused("the mechanism is not said"),
-        (Mechanism::None, true) => {
-            refused("ciphering goes with low-level security or HLS, not without authentication")
-        }
-        (Mechanism::HlsGmac, false) => refused("HLS with GMAC goes with ciphering"),
-        (Mechanism::None, false) => Ok(if has_keys { Mode::Public } else { Mode::Plain }),
-        (_, _) if row.is_none() => Err(Error::KeysUnknown {
-            meter: wanted.meter_id.clone(),
-        }),
-        (Mechanism::Low, _) if !has_password => refused("the meter has no password"),
-        (Mechanism::Low, false) if has_keys => {
-            refused("the meter has keys: its APDUs are ciphered")
-        }
-        (Mechanism::Low, false) => Ok(Mode::Plain),
-        (_, true) if !has_keys => refused("the meter has no encryption key"),
-        (Mechanism::Low, true) => Ok(Mode::Low),
-        (Mechanism::HlsGmac, true) => Ok(Mode::Hls),
-        (
-            Mechanism::HlsMd5 | Mechanism::HlsSha1 | Mechanism::HlsSha256 | Mechanism::HlsEcdsa,
-            _,
-        ) => refused("the mechanism is not known here"),
+/// Which counters under the global key are new. With low-level security nothing proves that the meter is alive, so they
+/// rise over all associations; with HLS, within this one: see [`crate::receive`].
+fn window(terms: &Terms, received_before: Option<u32>) -> ReplayWindow {
+    match received_before {
+        Some(last) if terms.mechanism == Mechanism::Low => ReplayWindow::after(1, last),
+        _ => ReplayWindow::new(1),
     }
 }

@@ -141,9 +141,15 @@ pub enum Error {
     /// The meter did not prove that it holds the keys.
     #[error("the meter's answer to the challenge is wrong")]
     AnswerWrong,
+    /// The token has not the key that this needs.
+    #[error("this cannot be had with the token as it is: {why}")]
+    TokenLacks {
+        /// Which key is not there, or not used.
+        why: String,
+    },
     /// The token did not do it.
     #[error("the token failed")]
-    Token(#[from] hsm::Error),
+    Token(#[source] hsm::Error),
     /// The database did not do it.
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
@@ -153,6 +159,17 @@ pub enum Error {
         /// The column.
         column: &'static str,
     },
+}
+
+impl From<hsm::Error> for Error {
+    fn from(error: hsm::Error) -> Self {
+        match error {
+            hsm::Error::KeyNotFound { .. } | hsm::Error::KeyOff { .. } => Self::TokenLacks {
+                why: error.to_string(),
+            },
+            other => Self::Token(other),
+        }
+    }
 }
 
 fn list(violations: &[(String, String)]) -> String {
@@ -172,6 +189,7 @@ impl Fault for Error {
             Self::LabImportOff
             | Self::CountersExhausted { .. }
             | Self::AssociationRefused { .. }
+            | Self::TokenLacks { .. }
             | Self::OutOfOrder { .. } => Code::FailedPrecondition,
             Self::PermitRefused { .. }
             | Self::PermitSignature { .. }
@@ -219,6 +237,7 @@ impl Fault for Error {
             Self::ChallengeRefused { .. } => "CHALLENGE_REFUSED",
             Self::ChallengeAmbiguous => "CHALLENGE_AMBIGUOUS",
             Self::AnswerWrong => "HLS_ANSWER_WRONG",
+            Self::TokenLacks { .. } => "TOKEN_KEY_MISSING",
             Self::Token(_) => "TOKEN_FAILED",
             Self::Database(_) => "DATABASE_UNAVAILABLE",
             Self::RowInvalid { .. } => "ROW_INVALID",
@@ -292,6 +311,9 @@ fn mend(error: &Error) -> Option<&'static str> {
         }
         Error::ChallengeAmbiguous => {
             "open the association again: the meter's next challenge is another; one in some 2,000 is refused so"
+        }
+        Error::TokenLacks { .. } => {
+            "hold a ceremony with a plan that lists the key, on a token that can use it"
         }
         Error::Token(_) => "check that the token is there and its module works, then try again",
         Error::Database(_) => "check the database, then try again",

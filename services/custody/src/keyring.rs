@@ -1,69 +1,104 @@
 //! Meter keys in use: the encryption key as an object of the token, the authentication key in zeroized memory.
 //!
-//! The encryption key (EK) never leaves the token (P3). The authentication key (AK) must: it is part of the additional
-//! authenticated data, which PKCS#11 takes as octets. Alone it forges nothing and reads nothing. It lives as long as
-//! the cipher context that needs it, and no response carries it.
+//! The encryption key (EK) never leaves the token (P3), nor do a meter's master key and HLS secret, nor the head-end's
+//! own keys. The authentication key (AK) must: it is part of the additional authenticated data, which PKCS#11 takes as
+//! octets. Alone it forges nothing and reads nothing. It lives as long as the cipher context that needs it, and no
+//! response carries it.
 
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
 };
 
-use dlms::{
-    SystemTitle,
-    security::{SecurityControl, aad, nonce},
-};
-use hsm::{KeyHandle, Token};
+use dlms::{Suite, SystemTitle, security::SecurityControl};
+use hsm::{Curve, KeyHandle, Token};
 use zeroize::Zeroizing;
 
-use crate::{error::Error, store::KeyRow};
+use crate::{error::Error, seal::Kind, store::KeyRow};
 
 /// Wraps encryption keys (RFC 3394).
 pub(crate) const KEK_EK: &str = "kek-ek-1";
 /// Seals authentication keys and passwords (AES-GCM).
 pub(crate) const KEK_AK: &str = "kek-ak-1";
+/// Wraps HLS secrets (RFC 3394).
+pub(crate) const KEK_HS: &str = "kek-hs-1";
+/// Wraps meters' master keys (RFC 3394).
+pub(crate) const KEK_MK: &str = "kek-mk-1";
 /// Unwraps keys on their way in.
 pub(crate) const TRANSPORT: &str = "transport-1";
 
-/// What a sealed secret is. Part of its AAD, so one cannot stand in for another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    AuthenticationKey,
-    Password,
-}
-
-/// What binds a sealed secret to its row: AAD of its AES-GCM seal.
-///
-/// RFC 3394 has no AAD, so a wrapped EK alone could be moved to another meter's row, check value and all. The AK's
-/// seal covers meter, kind, titles *and* the wrapped EK: after any such move the AK does not open, and without AK
-/// nothing is ciphered.
-pub(crate) fn binding(
-    kind: Kind,
-    meter_id: &str,
-    titles: (&[u8], &[u8]),
-    wrapped_ek: &[u8],
-) -> Vec<u8> {
-    let kind: &[u8] = match kind {
-        Kind::AuthenticationKey => b"authentication-key",
-        Kind::Password => b"password",
-    };
-    let mut bound = b"latchkey-custody-v1".to_vec();
-    for part in [meter_id.as_bytes(), kind, titles.0, titles.1, wrapped_ek] {
-        // Each part after its length: no two rows have the same octets.
-        bound.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        bound.extend_from_slice(part);
+/// The curve of a suite; suite 0 has none.
+pub(crate) fn curve(suite: Suite) -> Option<Curve> {
+    match suite {
+        Suite::Suite0 => None,
+        Suite::Suite1 => Some(Curve::P256),
+        Suite::Suite2 => Some(Curve::P384),
     }
-    bound
 }
 
-/// The keys of one meter, for the life of a cipher context.
+/// The head-end's own key that signs.
+pub(crate) fn signing_label(curve: Curve) -> &'static str {
+    match curve {
+        Curve::P256 => "sign-p256-1",
+        Curve::P384 => "sign-p384-1",
+    }
+}
+
+/// The head-end's own key of key agreement.
+pub(crate) fn agreement_label(curve: Curve) -> &'static str {
+    match curve {
+        Curve::P256 => "agree-p256-1",
+        Curve::P384 => "agree-p384-1",
+    }
+}
+
+/// What is held for one meter, for the life of a cipher context. Nobody else's row has its seals.
 pub(crate) struct MeterKeys {
-    meter_id: String,
+    pub(crate) meter_id: String,
     pub(crate) client_title: SystemTitle,
     pub(crate) server_title: SystemTitle,
-    wrapped_ek: Vec<u8>,
+    pub(crate) suite: Suite,
+    /// Of a ciphered context.
+    encryption: Option<Encryption>,
+    pub(crate) hls_secret: HlsSecret,
+    /// RFC 3394 under `kek-mk-1`; empty for none.
+    pub(crate) wrapped_master_key: Vec<u8>,
+    /// X || Y; empty if not known.
+    pub(crate) signing_key: Vec<u8>,
+    /// X || Y; empty if not known.
+    pub(crate) agreement_key: Vec<u8>,
+}
+
+struct Encryption {
+    wrapped: Vec<u8>,
     check_value: Vec<u8>,
     ak: Zeroizing<Vec<u8>>,
+}
+
+/// The secret of HLS with MD5, SHA-1 or SHA-256.
+pub(crate) enum HlsSecret {
+    /// None is held, or none is needed.
+    None,
+    /// RFC 3394 under `kek-hs-1`: the token digests it.
+    Wrapped(Vec<u8>),
+    /// One that the token cannot digest.
+    Readable(Zeroizing<Vec<u8>>),
+}
+
+/// What a cipher context wants of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub(crate) ciphering: bool,
+    pub(crate) secret: Option<NeedOfSecret>,
+}
+
+/// For what an HLS secret is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NeedOfSecret {
+    /// A hash that a token computes.
+    Sha,
+    /// One that none does.
+    Md5,
 }
 
 /// Which end of the association a nonce is made for.
@@ -74,12 +109,95 @@ pub(crate) enum Sender {
 }
 
 impl MeterKeys {
-    fn nonce(&self, sender: Sender, counter: u32) -> [u8; 12] {
-        match sender {
-            Sender::Client => nonce(self.client_title, counter),
-            Sender::Server => nonce(self.server_title, counter),
+    /// The authentication key; empty in a context without ciphering.
+    pub(crate) fn ak(&self) -> &[u8] {
+        self.encryption.as_ref().map_or(&[], |keys| &keys.ak)
+    }
+
+    /// Nonce and associated data of an APDU or token. `aad` is complete, and none without authentication.
+    pub(crate) fn gcm(&self, control: SecurityControl, sender: Sender, counter: u32) -> Gcm {
+        let title = match sender {
+            Sender::Client => self.client_title,
+            Sender::Server => self.server_title,
+        };
+        Gcm {
+            control,
+            nonce: dlms::security::nonce(title, counter),
+            aad: Zeroizing::default(),
         }
     }
+
+    fn changed(&self) -> Error {
+        Error::KeyRowChanged {
+            meter: self.meter_id.clone(),
+        }
+    }
+}
+
+/// One use of AES-GCM: everything but key and text.
+pub(crate) struct Gcm {
+    control: SecurityControl,
+    nonce: [u8; 12],
+    aad: Zeroizing<Vec<u8>>,
+}
+
+impl Gcm {
+    pub(crate) fn with_aad(self, aad: Vec<u8>) -> Self {
+        Self {
+            aad: Zeroizing::new(aad),
+            ..self
+        }
+    }
+
+    /// The body of a ciphered APDU: what its security control says, from the plaintext.
+    async fn protect(
+        &self,
+        token: &Token,
+        key: &KeyHandle,
+        plain: &[u8],
+    ) -> Result<Vec<u8>, hsm::Error> {
+        match (self.control.is_authenticated(), self.control.is_encrypted()) {
+            (true, true) => token.seal(key, self.nonce, &self.aad, plain).await,
+            (true, false) => {
+                let tag = token.gmac(key, self.nonce, &self.aad).await?;
+                Ok([plain, &tag].concat())
+            }
+            (false, _) => token.cipher_only(key, self.nonce, plain).await,
+        }
+    }
+
+    /// The reverse. Without authentication it never fails, and says nothing.
+    async fn unprotect(
+        &self,
+        token: &Token,
+        key: &KeyHandle,
+        body: &[u8],
+    ) -> Result<Vec<u8>, hsm::Error> {
+        match (self.control.is_authenticated(), self.control.is_encrypted()) {
+            (true, true) => token.open_sealed(key, self.nonce, &self.aad, body).await,
+            (true, false) => {
+                let (plain, tag) = split_tag(body);
+                token.open_sealed(key, self.nonce, &self.aad, tag).await?;
+                Ok(plain.to_vec())
+            }
+            (false, _) => token.cipher_only(key, self.nonce, body).await,
+        }
+    }
+}
+
+/// Text and tag of an authenticated body; no tag if it is too short for one.
+pub(crate) fn split_tag(body: &[u8]) -> (&[u8], &[u8]) {
+    let text = body.len().saturating_sub(dlms::security::TAG);
+    body.split_at_checked(text).unwrap_or((&[], &[]))
+}
+
+/// Under which key something is ciphered.
+#[derive(Clone, Copy)]
+pub(crate) enum Under<'a> {
+    /// The meter's global unicast encryption key.
+    Global,
+    /// A dedicated key, or one of a single APDU. If the token is opened anew it is lost.
+    Held(&'a KeyHandle),
 }
 
 /// The token, and the keys unwrapped in it.
@@ -105,23 +223,57 @@ impl Keyring {
         &self.token
     }
 
-    /// The keys of a row that has an encryption key. Opens the AK, unwraps the EK and compares its check value, so a
-    /// row that another hand changed is refused here, before a counter is spent.
-    pub(crate) async fn meter_keys(&self, row: &KeyRow) -> Result<MeterKeys, Error> {
+    /// The keys of a row, as far as they are needed. Opens the seal that binds the row, unwraps the EK and compares its
+    /// check value, so a row that another hand changed is refused here, before a counter is spent.
+    pub(crate) async fn meter_keys(&self, row: &KeyRow, need: Need) -> Result<MeterKeys, Error> {
         let changed = || Error::KeyRowChanged {
             meter: row.meter_id.clone(),
         };
         let title = |octets: &[u8]| SystemTitle::from_slice(octets).ok_or_else(changed);
+        if row.needs_seal() {
+            self.reveal(row, Kind::Row).await?;
+        }
+        let encryption = if need.ciphering {
+            Some(Encryption {
+                wrapped: row.wrapped_encryption_key.clone(),
+                check_value: row.check_value.clone(),
+                ak: self.reveal(row, Kind::AuthenticationKey).await?,
+            })
+        } else {
+            None
+        };
         let keys = MeterKeys {
             meter_id: row.meter_id.clone(),
             client_title: title(&row.client_system_title)?,
             server_title: title(&row.server_system_title)?,
-            wrapped_ek: row.wrapped_encryption_key.clone(),
-            check_value: row.check_value.clone(),
-            ak: self.reveal(row, Kind::AuthenticationKey).await?,
+            suite: row.suite,
+            encryption,
+            hls_secret: self.hls_secret(row, need.secret).await?,
+            wrapped_master_key: row.wrapped_master_key.clone(),
+            signing_key: row.server_signing_key.clone(),
+            agreement_key: row.server_agreement_key.clone(),
         };
-        self.handle(&keys).await?;
+        if need.ciphering {
+            self.handle(&keys).await?;
+        }
         Ok(keys)
+    }
+
+    async fn hls_secret(
+        &self,
+        row: &KeyRow,
+        need: Option<NeedOfSecret>,
+    ) -> Result<HlsSecret, Error> {
+        match need {
+            None => Ok(HlsSecret::None),
+            Some(NeedOfSecret::Sha) if !row.wrapped_hls_secret.is_empty() => {
+                Ok(HlsSecret::Wrapped(row.wrapped_hls_secret.clone()))
+            }
+            Some(NeedOfSecret::Sha | NeedOfSecret::Md5) => {
+                let secret = self.reveal(row, Kind::HlsSecret).await?;
+                Ok(HlsSecret::Readable(secret))
+            }
+        }
     }
 
     /// Opens a sealed secret of a row.
@@ -130,17 +282,8 @@ impl Keyring {
         row: &KeyRow,
         kind: Kind,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let titles = (
-            row.client_system_title.as_slice(),
-            row.server_system_title.as_slice(),
-        );
-        let bound = binding(kind, &row.meter_id, titles, &row.wrapped_encryption_key);
-        let sealed = match kind {
-            Kind::AuthenticationKey => &row.sealed_authentication_key,
-            Kind::Password => &row.sealed_password,
-        };
         self.token
-            .reveal_ak(KEK_AK, &bound, sealed)
+            .reveal_ak(KEK_AK, &row.binding(kind), kind.of(row))
             .await
             .map_err(|e| match e {
                 hsm::Error::AuthFailed | hsm::Error::Length { .. } => Error::KeyRowChanged {
@@ -150,22 +293,23 @@ impl Keyring {
             })
     }
 
-    /// Ciphers a request: authenticated and encrypted, suite 0 (IEC 62056-5-3, security control 0x30).
-    pub(crate) async fn seal(
+    /// Ciphers a request: what its security control says. The caller answers for the counter in `gcm`.
+    pub(crate) async fn protect(
         &self,
         keys: &MeterKeys,
-        counter: u32,
+        under: Under<'_>,
+        gcm: &Gcm,
         apdu: &[u8],
     ) -> Result<Vec<u8>, Error> {
-        let iv = keys.nonce(Sender::Client, counter);
-        let aad = Zeroizing::new(aad(SecurityControl::AUTH_ENC, &keys.ak, &[]));
-        let handle = self.handle(keys).await?;
-        let sealed = match self.token.seal(&handle, iv, &aad, apdu).await {
+        let handle = match under {
+            Under::Global => self.handle(keys).await?,
+            Under::Held(handle) => return Ok(gcm.protect(&self.token, handle, apdu).await?),
+        };
+        let sealed = match gcm.protect(&self.token, &handle, apdu).await {
             // The same nonce, but also the same plaintext: the same ciphertext.
             Err(hsm::Error::StaleKey) => {
-                self.token
-                    .seal(&self.fresh(keys).await?, iv, &aad, apdu)
-                    .await
+                let fresh = self.fresh(keys).await?;
+                gcm.protect(&self.token, &fresh, apdu).await
             }
             done => done,
         };
@@ -173,22 +317,25 @@ impl Keyring {
     }
 
     /// Deciphers a response of the meter; `None` if its tag is wrong.
-    pub(crate) async fn open(
+    pub(crate) async fn unprotect(
         &self,
         keys: &MeterKeys,
-        counter: u32,
+        under: Under<'_>,
+        gcm: &Gcm,
         body: &[u8],
     ) -> Result<Option<Vec<u8>>, Error> {
-        let iv = keys.nonce(Sender::Server, counter);
-        let aad = Zeroizing::new(aad(SecurityControl::AUTH_ENC, &keys.ak, &[]));
-        let handle = self.handle(keys).await?;
-        let opened = match self.token.open_sealed(&handle, iv, &aad, body).await {
-            Err(hsm::Error::StaleKey) => {
-                self.token
-                    .open_sealed(&self.fresh(keys).await?, iv, &aad, body)
-                    .await
+        let opened = match under {
+            Under::Held(handle) => gcm.unprotect(&self.token, handle, body).await,
+            Under::Global => {
+                let handle = self.handle(keys).await?;
+                match gcm.unprotect(&self.token, &handle, body).await {
+                    Err(hsm::Error::StaleKey) => {
+                        let fresh = self.fresh(keys).await?;
+                        gcm.unprotect(&self.token, &fresh, body).await
+                    }
+                    done => done,
+                }
             }
-            done => done,
         };
         match opened {
             Ok(apdu) => Ok(Some(apdu)),
@@ -197,27 +344,10 @@ impl Keyring {
         }
     }
 
-    /// The tag of an HLS5 token over a challenge.
-    pub(crate) async fn gmac(
-        &self,
-        keys: &MeterKeys,
-        sender: Sender,
-        counter: u32,
-        challenge: &[u8],
-    ) -> Result<[u8; 12], Error> {
-        let iv = keys.nonce(sender, counter);
-        let aad = Zeroizing::new(aad(SecurityControl::AUTH, &keys.ak, challenge));
-        let handle = self.handle(keys).await?;
-        let tag = match self.token.gmac(&handle, iv, &aad).await {
-            Err(hsm::Error::StaleKey) => self.token.gmac(&self.fresh(keys).await?, iv, &aad).await,
-            done => done,
-        };
-        Ok(tag?)
-    }
-
     /// The EK as an object of the token.
     async fn handle(&self, keys: &MeterKeys) -> Result<KeyHandle, Error> {
-        let held = self.cache().get(&keys.meter_id, &keys.wrapped_ek);
+        let encryption = keys.encryption.as_ref().ok_or_else(|| keys.changed())?;
+        let held = self.cache().get(&keys.meter_id, &encryption.wrapped);
         match held {
             Some(handle) => Ok(handle),
             None => self.fresh(keys).await,
@@ -225,22 +355,20 @@ impl Keyring {
     }
 
     async fn fresh(&self, keys: &MeterKeys) -> Result<KeyHandle, Error> {
-        let changed = || Error::KeyRowChanged {
-            meter: keys.meter_id.clone(),
-        };
+        let encryption = keys.encryption.as_ref().ok_or_else(|| keys.changed())?;
         let handle = self
             .token
-            .unwrap_key(KEK_EK, &keys.wrapped_ek)
+            .unwrap_key(KEK_EK, &encryption.wrapped)
             .await
             .map_err(|e| match e {
-                hsm::Error::WrappedKeyInvalid { .. } => changed(),
+                hsm::Error::WrappedKeyInvalid { .. } => keys.changed(),
                 other => other.into(),
             })?;
-        if self.token.check_value(&handle).await?.as_slice() != keys.check_value {
-            return Err(changed());
+        if self.token.check_value(&handle).await?.as_slice() != encryption.check_value {
+            return Err(keys.changed());
         }
         self.cache()
-            .put(&keys.meter_id, &keys.wrapped_ek, handle.clone());
+            .put(&keys.meter_id, &encryption.wrapped, handle.clone());
         Ok(handle)
     }
 
@@ -291,49 +419,5 @@ impl Cache {
             used: self.tick,
         };
         self.held.insert(meter_id.to_owned(), held);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_part_of_a_row_is_bound() {
-        let good = binding(
-            Kind::AuthenticationKey,
-            "m1",
-            (b"CCCCCCCC", b"SSSSSSSS"),
-            b"ek",
-        );
-        for other in [
-            binding(Kind::Password, "m1", (b"CCCCCCCC", b"SSSSSSSS"), b"ek"),
-            binding(
-                Kind::AuthenticationKey,
-                "m2",
-                (b"CCCCCCCC", b"SSSSSSSS"),
-                b"ek",
-            ),
-            binding(
-                Kind::AuthenticationKey,
-                "m1",
-                (b"SSSSSSSS", b"CCCCCCCC"),
-                b"ek",
-            ),
-            binding(
-                Kind::AuthenticationKey,
-                "m1",
-                (b"CCCCCCCC", b"SSSSSSSS"),
-                b"ke",
-            ),
-            binding(
-                Kind::AuthenticationKey,
-                "m1",
-                (b"CCCCCCCCS", b"SSSSSSS"),
-                b"ek",
-            ),
-        ] {
-            assert_ne!(good, other);
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use dlms::{Mechanism, Suite};
 use kit::clock;
 use latchkey_proto::audit::v1::EntryKind;
 use subtle::ConstantTimeEq as _;
@@ -10,21 +11,35 @@ use zeroize::Zeroizing;
 use crate::{
     custody::Custody,
     error::Error,
-    keyring::{KEK_AK, KEK_EK, Kind, TRANSPORT, binding},
+    keyring::{KEK_AK, KEK_EK, KEK_HS, KEK_MK, TRANSPORT},
+    seal::Kind,
     store::KeyRow,
     trail,
 };
 
-/// Octets of an AES-128 key (security suite 0).
-const KEY: usize = 16;
 /// When the invocation counters of imported keys begin: 2026-01-01T00:00:00Z.
 const COUNTERS_BEGIN: Duration = Duration::from_secs(1_767_225_600);
 
-/// A meter and the titles its nonces are made of; parsed.
+/// What is known of a meter in clear, and the titles its nonces are made of; parsed.
 pub(crate) struct Identity {
     pub(crate) meter_id: String,
     pub(crate) client_title: Vec<u8>,
     pub(crate) server_title: Vec<u8>,
+    pub(crate) suite: Suite,
+    /// Bit n: the mechanism with id n was named. 0: none was.
+    pub(crate) mechanisms: u8,
+    /// X || Y, a point of the suite's curve; or empty.
+    pub(crate) signing_key: Vec<u8>,
+    /// X || Y, a point of the suite's curve; or empty.
+    pub(crate) agreement_key: Vec<u8>,
+}
+
+/// Secrets wrapped under the transport key; the last two may be empty.
+pub(crate) struct WrappedKeys {
+    pub(crate) encryption_key: Vec<u8>,
+    pub(crate) authentication_key: Vec<u8>,
+    pub(crate) hls_secret: Vec<u8>,
+    pub(crate) master_key: Vec<u8>,
 }
 
 /// Secrets of a laboratory meter, in clear; each may be empty.
@@ -32,23 +47,55 @@ pub(crate) struct LabKeys {
     pub(crate) encryption_key: Zeroizing<Vec<u8>>,
     pub(crate) authentication_key: Zeroizing<Vec<u8>>,
     pub(crate) password: Zeroizing<Vec<u8>>,
+    pub(crate) hls_secret: Zeroizing<Vec<u8>>,
+    pub(crate) master_key: Zeroizing<Vec<u8>>,
 }
 
-/// Secrets on their way into a row.
+/// Secrets on their way into a row: those that the token keeps are wrapped, and empty for none.
+#[derive(Default)]
 struct Secrets {
-    /// Empty for none.
     wrapped_ek: Vec<u8>,
-    ak: AuthenticationKey,
-    /// Empty for none.
-    password: Zeroizing<Vec<u8>>,
+    wrapped_hls_secret: Vec<u8>,
+    wrapped_master_key: Vec<u8>,
+    ak: Incoming,
+    password: Incoming,
+    /// For what the token cannot digest.
+    hls_secret: Incoming,
 }
 
-/// How an authentication key comes in.
-enum AuthenticationKey {
-    /// In clear; empty for none.
+/// How a secret that is to be sealed comes in.
+#[derive(Default)]
+enum Incoming {
+    /// Not at all.
+    #[default]
+    None,
+    /// In clear.
     Clear(Zeroizing<Vec<u8>>),
-    /// Wrapped under the transport key.
-    Wrapped(Vec<u8>),
+    /// An AES key, wrapped under the transport key.
+    Key(Vec<u8>),
+    /// An HLS secret, wrapped under the transport key.
+    Secret(Vec<u8>),
+}
+
+impl From<Zeroizing<Vec<u8>>> for Incoming {
+    fn from(secret: Zeroizing<Vec<u8>>) -> Self {
+        if secret.is_empty() {
+            Self::None
+        } else {
+            Self::Clear(secret)
+        }
+    }
+}
+
+impl Identity {
+    fn names(&self, mechanism: Mechanism) -> bool {
+        self.mechanisms & bit(mechanism) != 0
+    }
+}
+
+/// Its place in [`KeyRow::mechanisms`].
+pub(crate) fn bit(mechanism: Mechanism) -> u8 {
+    1_u8.checked_shl(mechanism.id().into()).unwrap_or(0)
 }
 
 impl Custody {
@@ -64,10 +111,11 @@ impl Custody {
             });
         }
         let token = self.keyring.token();
+        let octets = identity.suite.key_len();
         let secrets = Secrets {
-            wrapped_ek: token.generate_wrapped(KEK_EK, 16).await?,
-            ak: AuthenticationKey::Clear(Zeroizing::new(token.random(KEY).await?)),
-            password: Zeroizing::default(),
+            wrapped_ek: token.generate_wrapped(KEK_EK, octets).await?,
+            ak: Zeroizing::new(token.random(octets).await?).into(),
+            ..Secrets::default()
         };
         // Keys that never were anywhere else have no counter in use.
         let row = self.row(identity, "generated", &secrets, 1).await?;
@@ -84,20 +132,39 @@ impl Custody {
         &self,
         principal: &str,
         identity: Identity,
-        wrapped_ek: &[u8],
-        wrapped_ak: &[u8],
+        keys: WrappedKeys,
     ) -> Result<KeyRow, Error> {
-        let wrapped_ek = self
-            .keyring
-            .token()
-            .import_wrapped(TRANSPORT, wrapped_ek, KEK_EK)
+        let token = self.keyring.token();
+        let wrapped_ek = token
+            .import_wrapped(TRANSPORT, &keys.encryption_key, KEK_EK)
             .await
             .map_err(|e| wrapped_wrong(e, "wrapped_encryption_key"))?;
-        let ak = AuthenticationKey::Wrapped(wrapped_ak.to_vec());
+        let wrapped_master_key = match keys.master_key.as_slice() {
+            [] => Vec::new(),
+            wrapped => token
+                .import_wrapped(TRANSPORT, wrapped, KEK_MK)
+                .await
+                .map_err(|e| wrapped_wrong(e, "wrapped_key_encryption_key"))?,
+        };
+        let wrapped_hls_secret = match keys.hls_secret.as_slice() {
+            [] => Vec::new(),
+            wrapped => token
+                .import_secret(TRANSPORT, wrapped, KEK_HS)
+                .await
+                .map_err(|e| wrapped_wrong(e, HLS_SECRET))?,
+        };
+        let readable = !keys.hls_secret.is_empty() && identity.names(Mechanism::HlsMd5);
         let secrets = Secrets {
             wrapped_ek,
-            ak,
-            password: Zeroizing::default(),
+            wrapped_master_key,
+            wrapped_hls_secret,
+            ak: Incoming::Key(keys.authentication_key),
+            hls_secret: if readable {
+                Incoming::Secret(keys.hls_secret)
+            } else {
+                Incoming::None
+            },
+            password: Incoming::None,
         };
         self.import(principal, identity, "imported", &secrets).await
     }
@@ -109,21 +176,36 @@ impl Custody {
         identity: Identity,
         keys: LabKeys,
     ) -> Result<KeyRow, Error> {
-        let wrapped_ek = if keys.encryption_key.is_empty() {
-            Vec::new()
+        let token = self.keyring.token();
+        let secret = keys.hls_secret;
+        let digestible = secret.len() >= 16 && secret.len().is_multiple_of(8);
+        let wrapped_hls_secret = if digestible {
+            token.wrap_secret(KEK_HS, &secret).await?
         } else {
-            self.keyring
-                .token()
-                .wrap_clear(KEK_EK, &keys.encryption_key)
-                .await?
+            Vec::new()
         };
-        let ak = AuthenticationKey::Clear(keys.authentication_key);
+        // A laboratory's secrets were in clear before: one more is kept so than a token needs, unless others were named.
+        let readable = !digestible || identity.mechanisms == 0 || identity.names(Mechanism::HlsMd5);
         let secrets = Secrets {
-            wrapped_ek,
-            ak,
-            password: keys.password,
+            wrapped_ek: self.wrap_clear(KEK_EK, &keys.encryption_key).await?,
+            wrapped_master_key: self.wrap_clear(KEK_MK, &keys.master_key).await?,
+            wrapped_hls_secret,
+            ak: keys.authentication_key.into(),
+            password: keys.password.into(),
+            hls_secret: if readable {
+                secret.into()
+            } else {
+                Incoming::None
+            },
         };
         self.import(principal, identity, "lab", &secrets).await
+    }
+
+    async fn wrap_clear(&self, kek: &str, key: &Zeroizing<Vec<u8>>) -> Result<Vec<u8>, Error> {
+        if key.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.keyring.token().wrap_clear(kek, key).await?)
     }
 
     async fn import(
@@ -164,7 +246,7 @@ impl Custody {
         })
     }
 
-    /// Seals secrets into a row.
+    /// Seals secrets into a row. The facts come first: the seals bind them.
     async fn row(
         &self,
         identity: Identity,
@@ -173,94 +255,86 @@ impl Custody {
         first: u32,
     ) -> Result<KeyRow, Error> {
         let token = self.keyring.token();
-        let titles = (
-            identity.client_title.as_slice(),
-            identity.server_title.as_slice(),
-        );
-        let bound = |kind| binding(kind, &identity.meter_id, titles, &secrets.wrapped_ek);
-        let ak_bound = bound(Kind::AuthenticationKey);
-        let sealed_authentication_key = match &secrets.ak {
-            AuthenticationKey::Clear(ak) if ak.is_empty() => Vec::new(),
-            AuthenticationKey::Clear(ak) => token.protect_ak(KEK_AK, &ak_bound, ak).await?,
-            AuthenticationKey::Wrapped(wrapped) => token
-                .import_ak(TRANSPORT, wrapped, KEK_AK, &ak_bound)
-                .await
-                .map_err(|e| wrapped_wrong(e, "wrapped_authentication_key"))?,
-        };
-        let sealed_password = match secrets.password.as_slice() {
-            [] => Vec::new(),
-            password => {
-                token
-                    .protect_ak(KEK_AK, &bound(Kind::Password), password)
-                    .await?
-            }
-        };
         let check_value = if secrets.wrapped_ek.is_empty() {
             Vec::new()
         } else {
             let handle = token.unwrap_key(KEK_EK, &secrets.wrapped_ek).await?;
             token.check_value(&handle).await?.to_vec()
         };
-        Ok(KeyRow {
-            sealed_authentication_key,
-            sealed_password,
+        let mut row = KeyRow {
             wrapped_encryption_key: secrets.wrapped_ek.clone(),
+            wrapped_hls_secret: secrets.wrapped_hls_secret.clone(),
+            wrapped_master_key: secrets.wrapped_master_key.clone(),
             check_value,
             source: source.to_owned(),
             next_counter: first,
-            last_received: None,
             create_us: clock::micros(clock::now()),
             meter_id: identity.meter_id,
             client_system_title: identity.client_title,
             server_system_title: identity.server_title,
-        })
+            suite: identity.suite,
+            mechanisms: identity.mechanisms,
+            server_signing_key: identity.signing_key,
+            server_agreement_key: identity.agreement_key,
+            ..KeyRow::default()
+        };
+        row.sealed_authentication_key = self
+            .seal(&row, Kind::AuthenticationKey, &secrets.ak)
+            .await?;
+        row.sealed_password = self.seal(&row, Kind::Password, &secrets.password).await?;
+        row.sealed_hls_secret = self
+            .seal(&row, Kind::HlsSecret, &secrets.hls_secret)
+            .await?;
+        if row.needs_seal() {
+            let bound = row.binding(Kind::Row);
+            row.row_seal = token.protect_ak(KEK_AK, &bound, &[]).await?;
+        }
+        Ok(row)
+    }
+
+    async fn seal(&self, row: &KeyRow, kind: Kind, secret: &Incoming) -> Result<Vec<u8>, Error> {
+        let token = self.keyring.token();
+        let bound = row.binding(kind);
+        match secret {
+            Incoming::None => Ok(Vec::new()),
+            Incoming::Clear(secret) => Ok(token.protect_ak(KEK_AK, &bound, secret).await?),
+            Incoming::Key(wrapped) => token
+                .import_ak(TRANSPORT, wrapped, KEK_AK, &bound)
+                .await
+                .map_err(|e| wrapped_wrong(e, "wrapped_authentication_key")),
+            Incoming::Secret(wrapped) => token
+                .import_readable_secret(TRANSPORT, wrapped, KEK_AK, &bound)
+                .await
+                .map_err(|e| wrapped_wrong(e, HLS_SECRET)),
+        }
     }
 
     async fn insert(&self, principal: &str, row: &KeyRow) -> Result<bool, Error> {
-        let check_value = hex::encode(&row.check_value);
-        let detail = format!(
-            "keys {}: check value {}, password {}, counters from {}",
-            row.source,
-            if check_value.is_empty() {
-                "none"
-            } else {
-                &check_value
-            },
-            if row.sealed_password.is_empty() {
-                "none"
-            } else {
-                "held"
-            },
-            row.next_counter
-        );
-        let entry = trail::entry(EntryKind::Key, principal, &row.meter_id, detail);
+        let entry = trail::entry(EntryKind::Key, principal, &row.meter_id, story(row));
         let inserted = self.store.insert_keys(row, &entry).await?;
         self.reporter.stored();
         Ok(inserted)
     }
 
-    /// Whether the row held is of the same secrets. RFC 3394 has no randomness: the same key wraps to the same octets.
+    /// Whether the row held is of the same secrets and facts. RFC 3394 has no randomness: the same key wraps to the same
+    /// octets.
     async fn same(&self, held: &KeyRow, new: &KeyRow) -> Result<bool, Error> {
-        let alike = held.client_system_title == new.client_system_title
-            && held.server_system_title == new.server_system_title
-            && held.wrapped_encryption_key == new.wrapped_encryption_key
-            && held.sealed_authentication_key.is_empty()
-                == new.sealed_authentication_key.is_empty()
-            && held.sealed_password.is_empty() == new.sealed_password.is_empty();
-        if !alike {
+        // Meter, titles, suite, mechanisms, wrapped and public keys are what the seal of nothing binds.
+        if held.binding(Kind::Row) != new.binding(Kind::Row) {
             return Ok(false);
         }
-        for (kind, sealed) in [
-            (Kind::AuthenticationKey, &held.sealed_authentication_key),
-            (Kind::Password, &held.sealed_password),
-        ] {
-            if !sealed.is_empty() {
-                let (held, new) = (
-                    self.keyring.reveal(held, kind).await?,
-                    self.keyring.reveal(new, kind).await?,
-                );
-                if !bool::from(held.ct_eq(new.as_slice())) {
-                    return Ok(false);
+        for kind in [Kind::AuthenticationKey, Kind::Password, Kind::HlsSecret] {
+            match (kind.of(held), kind.of(new)) {
+                ([], []) => {}
+                ([], _) | (_, []) => return Ok(false),
+                _ => {
+                    let (held, new) = (
+                        self.keyring.reveal(held, kind).await?,
+                        self.keyring.reveal(new, kind).await?,
+                    );
+                    if !bool::from(held.ct_eq(new.as_slice())) {
+                        return Ok(false);
+                    }
                 }
             }
         }
@@ -268,9 +342,38 @@ impl Custody {
     }
 }
 
+/// What the trail says of new keys: which there are, and none of them.
+fn story(row: &KeyRow) -> String {
+    let check_value = match row.check_value.as_slice() {
+        [] => "none".to_owned(),
+        octets => hex::encode(octets),
+    };
+    let secret = !row.wrapped_hls_secret.is_empty() || !row.sealed_hls_secret.is_empty();
+    let held = |there: bool| if there { "held" } else { "none" };
+    let mut story = format!(
+        "keys {}: check value {check_value}, password {}, counters from {}",
+        row.source,
+        held(!row.sealed_password.is_empty()),
+        row.next_counter
+    );
+    if row.is_extended() || secret {
+        story += &format!(
+            "; suite {}, HLS secret {}, master key {}, public keys {} and {}",
+            row.suite.id(),
+            held(secret),
+            held(!row.wrapped_master_key.is_empty()),
+            held(!row.server_signing_key.is_empty()),
+            held(!row.server_agreement_key.is_empty()),
+        );
+    }
+    story
+}
+
 fn wrapped_wrong(error: hsm::Error, which: &'static str) -> Error {
     match error {
         hsm::Error::WrappedKeyInvalid { .. } => Error::WrappedKeyInvalid { which },
-        other => Error::Token(other),
+        other => other.into(),
     }
 }
+
+const HLS_SECRET: &str = "wrapped_hls_secret";

@@ -1,11 +1,14 @@
 //! Key custody: the only process that can use a meter's keys.
 //!
 //! ```text
-//!  KeyService ──▶ keys ─────┐                          ┌─▶ keyring ──▶ HSM token (EK never leaves it)
-//!                           ├─▶ custody ─▶ permit gate │
-//!  CipherService ▶ cipher ──┘       │      apdu ───────┤   (plaintext against permit and deny-list)
-//!                                   │                  └─▶ store (counters, permit uses, wrapped keys)
-//!                                   └─▶ trail ──▶ auditor
+//!  KeyService ──▶ keys ──────┐                          ┌─▶ keyring, own, hls ──▶ HSM token (EK never leaves it)
+//!                            ├─▶ custody ─▶ permit gate │
+//!  CipherService ▶ cipher ───┤       │      terms ──────┤   (which associations may be had with a meter)
+//!                 ▶ receive ─┘       │      step, apdu, │   (plaintext against permit and deny-list,
+//!                                    │      transfer    │    whole, in lists and in blocks)
+//!                                    │      outstanding │   (answers against requests)
+//!                                    │                  └─▶ store (counters, permit uses, wrapped keys)
+//!                                    └─▶ trail ──▶ auditor
 //! ```
 //!
 //! It ciphers an APDU only if a permit signed by the auditor covers it, octet by octet (P2); takes invocation counters
@@ -16,17 +19,27 @@
 
 mod apdu;
 mod api;
+mod challenge;
 mod cipher;
+mod client;
 mod config;
 mod context;
 mod crash;
 mod custody;
 mod error;
+mod hls;
 mod keyring;
 mod keys;
+mod outstanding;
+mod own;
 mod permit;
+mod receive;
+mod seal;
+mod step;
 mod store;
+mod terms;
 mod trail;
+mod transfer;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -40,11 +53,11 @@ use latchkey_proto::{
     },
 };
 
-pub use crate::{config::Config, crash::CRASH_POINTS, error::Error};
 use crate::{
-    context::Contexts, custody::Custody, keyring::Keyring, permit::Gate, store::Store,
-    trail::Reporter,
+    client::Certificates, context::Contexts, custody::Custody, keyring::Keyring, permit::Gate,
+    store::Store, terms::Leave, trail::Reporter,
 };
+pub use crate::{config::Config, crash::CRASH_POINTS, error::Error};
 
 /// How often the token is asked to prove itself.
 const TOKEN_CHECK: Duration = Duration::from_secs(2);
@@ -62,6 +75,7 @@ pub fn serve(
 async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(), StartError> {
     let gate = Gate::new(permit_key(&config.permit_key_file)?, &config);
     let token = hsm::Token::open(&config.token, hsm::Role::Custody).await?;
+    let certificates = Certificates::load(&config, &token).await?;
     let store = Store::new(kit::sql::open(&config.database, store::MIGRATIONS).await?);
     let trail = Trail::new(kit::client::channel(&config.auditor, &config.server.tls)?);
     let (reporter, carrier) = Reporter::new(trail, store.clone());
@@ -73,9 +87,14 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         keyring: Arc::new(Keyring::new(token.clone(), config.unwrapped_keys_max)),
         contexts: Arc::new(Contexts::new(config.contexts_max)),
         gate: Arc::new(gate),
+        certificates: Arc::new(certificates),
         reporter,
         counter_block: config.counter_block,
         lab_import: config.lab_import,
+        leave: Leave {
+            legacy_hls: config.allow_legacy_hls,
+            encryption_only: config.allow_encryption_only,
+        },
     };
     let limit = config.server.max_message_bytes;
     let server = Server::new("custody", &config.server)?
@@ -110,9 +129,12 @@ async fn follow_token(token: hsm::Token, health: Health) {
 fn started(config: &Config) -> latchkey_proto::audit::v1::Entry {
     let digest = digest::digest(&digest::SHA256, format!("{config:?}").as_bytes());
     let detail = format!(
-        "custody started: token {:?}, lab_import = {}, configuration SHA-256 {}",
+        "custody started: token {:?}, lab_import = {}, allow_legacy_hls = {}, allow_encryption_only = {}, \
+         configuration SHA-256 {}",
         config.token.token_label,
         config.lab_import,
+        config.allow_legacy_hls,
+        config.allow_encryption_only,
         hex::encode(digest)
     );
     trail::entry(EntryKind::Start, "", "", detail)

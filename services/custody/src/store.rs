@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use dlms::Suite;
 use kit::{
     clock, crash_point,
     sql::{Migration, Pool},
@@ -30,6 +31,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "one key, one meter",
         sql: include_str!("../migrations/0002_one_key_one_meter.sql"),
     },
+    Migration {
+        version: 3,
+        name: "suites, HLS secrets, master keys, public keys",
+        sql: include_str!("../migrations/0003_suites.sql"),
+    },
 ];
 
 /// No counter at or above this is reserved. The rest is left for a key transfer, which needs counters too
@@ -40,12 +46,13 @@ pub(crate) const COUNTER_END: u32 = 0xFF00_0000;
 macro_rules! key_columns {
     () => {
         "meter_id, client_system_title, server_system_title, wrapped_encryption_key, sealed_authentication_key, \
-         sealed_password, check_value, source, next_counter, last_received, create_us"
+         sealed_password, check_value, source, next_counter, last_received, create_us, security_suite, mechanisms, \
+         wrapped_hls_secret, sealed_hls_secret, wrapped_master_key, server_signing_key, server_agreement_key, row_seal"
     };
 }
 
 /// What is held for one meter. No field is a key in clear.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct KeyRow {
     pub(crate) meter_id: String,
     pub(crate) client_system_title: Vec<u8>,
@@ -62,12 +69,29 @@ pub(crate) struct KeyRow {
     /// The last invocation counter taken from the meter, if there was one.
     pub(crate) last_received: Option<u32>,
     pub(crate) create_us: i64,
+    /// The suite of its keys.
+    pub(crate) suite: Suite,
+    /// Bit n: the mechanism with id n was named when the keys came in. 0: none was.
+    pub(crate) mechanisms: u8,
+    /// RFC 3394 under `kek-hs-1`; empty for none, or one that it does not wrap.
+    pub(crate) wrapped_hls_secret: Vec<u8>,
+    /// AES-GCM under `kek-ak-1`: where the token cannot digest it; mostly empty.
+    pub(crate) sealed_hls_secret: Vec<u8>,
+    /// RFC 3394 under `kek-mk-1`; empty for none.
+    pub(crate) wrapped_master_key: Vec<u8>,
+    /// X || Y; empty if not known.
+    pub(crate) server_signing_key: Vec<u8>,
+    /// X || Y; empty if not known.
+    pub(crate) server_agreement_key: Vec<u8>,
+    /// AES-GCM of nothing under `kek-ak-1`: binds the fields above where no authentication key does.
+    pub(crate) row_seal: Vec<u8>,
 }
 
 /// One counted use of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Use {
     pub(crate) command_index: u32,
+    /// Of the global unicast key; 0 for another.
     pub(crate) invocation_counter: u32,
     pub(crate) use_us: i64,
 }
@@ -98,7 +122,8 @@ impl Store {
         let inserted = sqlx::query(concat!(
             "INSERT INTO meter_keys (",
             key_columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING"
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) \
+             ON CONFLICT DO NOTHING"
         ))
         .bind(row.meter_id.as_str())
         .bind(row.client_system_title.as_slice())
@@ -111,6 +136,14 @@ impl Store {
         .bind(i64::from(row.next_counter))
         .bind(row.last_received.map_or(-1, i64::from))
         .bind(row.create_us)
+        .bind(i64::from(row.suite.id()))
+        .bind(i64::from(row.mechanisms))
+        .bind(row.wrapped_hls_secret.as_slice())
+        .bind(row.sealed_hls_secret.as_slice())
+        .bind(row.wrapped_master_key.as_slice())
+        .bind(row.server_signing_key.as_slice())
+        .bind(row.server_agreement_key.as_slice())
+        .bind(row.row_seal.as_slice())
         .execute(&mut *tx)
         .await?
         .rows_affected();
@@ -274,35 +307,21 @@ impl Store {
         Ok(associations)
     }
 
-    /// Counts one use of a command, for ever, with the entry that reports it. Refused when `max` are counted.
-    pub(crate) async fn count_use(
+    /// Counts uses of commands, for ever, all or none, with the entry that reports them. Each comes with how often its
+    /// command may be used; refused when that many are counted.
+    pub(crate) async fn count_uses(
         &self,
         permit_id: &str,
-        used: &Use,
-        max: u32,
+        uses: &[(Use, u32)],
         entry: &Entry,
     ) -> Result<(), Error> {
         crash_point(crash::BEFORE_COUNT_USE);
-        let spent = || Error::CommandSpent { max };
         let mut tx = self.pool.begin().await?;
-        // The primary key makes two replicas that count at once fail, not agree.
-        let counted = sqlx::query(
-            "INSERT INTO permit_uses (permit_id, command_index, use_number, invocation_counter, use_us) \
-             SELECT $1, $2, COUNT(*) + 1, $3, $4 FROM permit_uses \
-             WHERE permit_id = $1 AND command_index = $2 HAVING COUNT(*) < $5",
-        )
-        .bind(permit_id)
-        .bind(i64::from(used.command_index))
-        .bind(i64::from(used.invocation_counter))
-        .bind(used.use_us)
-        .bind(i64::from(max))
-        .execute(&mut *tx)
-        .await
-        .map_err(|e| if kit::sql::unique_violation(&e) { spent() } else { e.into() })?
-        .rows_affected();
-        if counted == 0 {
-            tx.rollback().await?;
-            return Err(spent());
+        for (used, max) in uses {
+            if !count_use(&mut tx, permit_id, used, *max).await? {
+                tx.rollback().await?;
+                return Err(Error::CommandSpent { max: *max });
+            }
         }
         enqueue(&mut tx, entry).await?;
         tx.commit().await?;
@@ -376,6 +395,33 @@ impl Store {
     }
 }
 
+/// Whether it could be counted.
+async fn count_use(
+    tx: &mut Transaction<'_, Any>,
+    permit_id: &str,
+    used: &Use,
+    max: u32,
+) -> Result<bool, Error> {
+    // The primary key makes two replicas that count at once fail, not agree.
+    let counted = sqlx::query(
+        "INSERT INTO permit_uses (permit_id, command_index, use_number, invocation_counter, use_us) \
+         SELECT $1, $2, COUNT(*) + 1, $3, $4 FROM permit_uses \
+         WHERE permit_id = $1 AND command_index = $2 HAVING COUNT(*) < $5",
+    )
+    .bind(permit_id)
+    .bind(i64::from(used.command_index))
+    .bind(i64::from(used.invocation_counter))
+    .bind(used.use_us)
+    .bind(i64::from(max))
+    .execute(&mut **tx)
+    .await;
+    match counted {
+        Ok(counted) => Ok(counted.rows_affected() == 1),
+        Err(error) if kit::sql::unique_violation(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn enqueue(tx: &mut Transaction<'_, Any>, entry: &Entry) -> Result<(), Error> {
     sqlx::query("INSERT INTO outbox (request_id, entry) VALUES ($1, $2)")
         .bind(kit::context::new_id())
@@ -403,7 +449,31 @@ fn key_row(row: &AnyRow) -> Result<KeyRow, Error> {
             Some(counter(last, "last_received")?)
         },
         create_us: row.try_get("create_us")?,
+        suite: u8::try_from(row.try_get::<i64, _>("security_suite")?)
+            .ok()
+            .and_then(Suite::from_id)
+            .ok_or(Error::RowInvalid {
+                column: "security_suite",
+            })?,
+        mechanisms: u8::try_from(row.try_get::<i64, _>("mechanisms")?).map_err(|_| {
+            Error::RowInvalid {
+                column: "mechanisms",
+            }
+        })?,
+        wrapped_hls_secret: later(row, "wrapped_hls_secret")?,
+        sealed_hls_secret: later(row, "sealed_hls_secret")?,
+        wrapped_master_key: later(row, "wrapped_master_key")?,
+        server_signing_key: later(row, "server_signing_key")?,
+        server_agreement_key: later(row, "server_agreement_key")?,
+        row_seal: later(row, "row_seal")?,
     })
+}
+
+/// A column that rows of the first schemas do not have.
+fn later(row: &AnyRow, column: &'static str) -> Result<Vec<u8>, Error> {
+    Ok(row
+        .try_get::<Option<Vec<u8>>, _>(column)?
+        .unwrap_or_default())
 }
 
 fn counter(value: i64, column: &'static str) -> Result<u32, Error> {

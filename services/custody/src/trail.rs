@@ -26,6 +26,8 @@ const PAGE: u32 = 64;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Longest wait.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Commands that an entry names; a permit has no more.
+const COMMANDS: usize = 64;
 /// How long entries are carried after shutdown.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -186,11 +188,11 @@ pub(crate) fn entry(kind: EntryKind, principal: &str, meter_id: &str, detail: St
     }
 }
 
-/// An entry about what was done, or refused, under a permit.
+/// An entry about what was done, or refused, under a permit. It names the first commands of a long list.
 pub(crate) fn under_permit(
     kind: EntryKind,
     permit: &Permit,
-    asked: Option<&Asked>,
+    asked: &[Asked],
     detail: String,
 ) -> Entry {
     Entry {
@@ -198,7 +200,11 @@ pub(crate) fn under_permit(
         permit_id: permit.permit_id.clone(),
         purpose: permit.purpose,
         tier: permit.tier,
-        commands: asked.and_then(command_digest).into_iter().collect(),
+        commands: asked
+            .iter()
+            .take(COMMANDS)
+            .filter_map(command_digest)
+            .collect(),
         ..entry(kind, &permit.principal, &permit.meter_id, detail)
     }
 }
@@ -247,7 +253,7 @@ mod tests {
             let entry = under_permit(
                 EntryKind::Denial,
                 &Permit::default(),
-                Some(&asked),
+                &[asked],
                 String::new(),
             );
             assert_eq!(entry.commands.len(), named);

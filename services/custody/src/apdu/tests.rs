@@ -1,4 +1,4 @@
-use dlms::{Attribute, Conformance, Data, InvokeId};
+use dlms::{Attribute, Conformance, Data, InvokeId, LongInvokeId};
 
 use super::*;
 
@@ -53,14 +53,14 @@ fn set(class_id: u16, name: Obis, index: i8, value: Data) -> Vec<u8> {
 
 fn asked(apdu: &[u8]) -> Asked {
     match parse(apdu).unwrap() {
-        Parsed::Command { asked, .. } => asked,
-        other => panic!("{other:?} is no command"),
+        Parsed::Commands { mut asked, .. } if asked.len() == 1 => asked.remove(0),
+        other => panic!("{other:?} is not one command"),
     }
 }
 
 /// A permit to run script 3 and to read the relay and the load profile's last entry.
 fn allowed() -> Vec<Allowed> {
-    let last = dlms::Selection::Entry {
+    let last = Selection::Entry {
         from_entry: 1,
         to_entry: 1,
         from_column: 1,
@@ -80,9 +80,16 @@ fn allowed() -> Vec<Allowed> {
 }
 
 fn verdict(apdu: &[u8]) -> Result<usize, &'static str> {
+    verdicts(apdu).map(|mut indices| {
+        assert_eq!(indices.len(), 1);
+        indices.remove(0)
+    })
+}
+
+fn verdicts(apdu: &[u8]) -> Result<Vec<usize>, &'static str> {
     use kit::status::Fault as _;
     let decide = || match parse(apdu)? {
-        Parsed::Command { asked, .. } => covered(&asked, &allowed()),
+        Parsed::Commands { list, asked, .. } => covered(&asked, list, &allowed()),
         _ => Err(Error::ApduNotPermitted { why: "no command" }),
     };
     decide().map_err(|error: Error| error.reason())
@@ -245,7 +252,10 @@ fn no_permit_helps(apdus: &[(&str, Vec<u8>)]) {
             max_uses: 1,
         }];
         assert!(
-            matches!(covered(&asked, &rotten), Err(Error::ApduForbidden { .. })),
+            matches!(
+                covered(std::slice::from_ref(&asked), false, &rotten),
+                Err(Error::ApduForbidden { .. })
+            ),
             "{what}"
         );
     }
@@ -333,127 +343,172 @@ fn the_public_client_reads_counters() {
 #[test]
 fn only_this_token_replies_to_hls() {
     let token = [0x10; 17];
-    let reply = |token: &[u8]| {
-        let Method {
-            class_id,
-            name,
-            index,
-        } = Method::REPLY_TO_HLS;
+    let reply = |name: Obis, token: &[u8]| {
         asked(&action(
-            class_id,
+            15,
             name,
-            index,
+            1,
             Some(Data::OctetString(token.to_vec())),
         ))
     };
-    assert!(replies_to_hls(&reply(&token), &token));
-    assert!(!replies_to_hls(&reply(&[0x11; 17]), &token));
-    let other = action(
-        15,
-        Obis::new([0, 0, 40, 0, 1, 255]),
-        1,
-        Some(Data::OctetString(token.to_vec())),
-    );
-    assert!(!replies_to_hls(&asked(&other), &token));
+    let current = Method::REPLY_TO_HLS.name;
+    assert_eq!(reply(current, &token), reply_to_hls(&token));
+    assert_ne!(reply(current, &[0x11; 17]), reply_to_hls(&token));
+    let other = Obis::new([0, 0, 40, 0, 1, 255]);
+    assert_ne!(reply(other, &token), reply_to_hls(&token));
 }
 
-#[test]
-fn a_challenge_that_is_a_request_is_not_answered() {
-    for request in [
-        action(70, RELAY, 2, Some(Data::Integer(0))),
-        action(9, GLOBAL_RESET, 1, Some(Data::LongUnsigned(1))),
-        set(70, RELAY, 4, Data::Enum(0)),
-        get(7, Obis::new([1, 0, 98, 1, 0, 255]), 2),
-        InitiateRequest {
-            dedicated_key: Some(vec![1; 16]),
-            ..InitiateRequest::new(Conformance::new(1), 0)
-        }
-        .encode(),
-        vec![0xD9, 0, 0, 0, 1, 0, 1, 3, 0, 70],
-        // A dedicated key as a lenient meter reads it: TRUE as FF, its length in the long form, AES-192.
-        vec![0x01, 0xFF, 16, 1, 1, 1, 1, 1],
-        vec![0x01, 1, 0x81, 16, 1, 1, 1, 1],
-        vec![0x01, 1, 24, 1, 1, 1, 1, 1],
-        // Short names: write variable FA00, unconfirmed write, parameterised read.
-        vec![0x06, 1, 2, 0xFA, 0, 1, 0x0F, 0],
-        vec![0x16, 1, 2, 0xFA, 0, 1, 0x0F, 0],
-        vec![0x05, 1, 4, 0xFA, 0, 1, 2, 4],
-    ] {
-        assert!(challenge_is_request(&request), "{request:02X?}");
-    }
-    assert!(!challenge_is_request(b"P6wRJ21F"));
-    assert!(!challenge_is_request(&[1; 16]));
-    assert!(!challenge_is_request(&[0xC0, 0x80, 1, 2, 3, 4, 5, 6]));
-}
-
-#[test]
-fn answers_fit_their_requests() {
-    let mut waiting = Outstanding::default();
-    let invoke = InvokeId::new(5);
-    let data = Response::GetData {
-        invoke,
-        data: Data::Boolean(true),
-    }
-    .encode();
-    assert!(waiting.answered(&data).is_err(), "nothing was asked");
-    waiting.command(5, Service::Get);
-    assert!(waiting.expects(0xC4) && !waiting.expects(0xC7) && !waiting.expects(0x08));
-    let other = Response::GetData {
-        invoke: InvokeId::new(6),
-        data: Data::Boolean(true),
-    }
-    .encode();
-    assert!(waiting.answered(&other).is_err(), "another invoke id");
-    let action = Response::Action {
-        invoke,
-        result: dlms::ActionResult::new(0),
-        data: None,
-    }
-    .encode();
-    assert!(waiting.answered(&action).is_err(), "another service");
-    assert_eq!(waiting.answered(&data).unwrap(), Answer::Other);
-    assert!(waiting.answered(&data).is_err(), "once");
-}
-
-#[test]
-fn blocks_are_asked_for_in_turn() {
-    let mut waiting = Outstanding::default();
-    let invoke = InvokeId::new(2);
-    let block = |block, last| {
-        Response::GetBlock {
+/// Commands as a list, and as ACCESS.
+fn lists(accesses: Vec<Access>) -> [Vec<u8>; 2] {
+    let invoke = InvokeId::new(1);
+    let with_list = match &accesses[0] {
+        Access::Get { .. } => Request::GetList {
             invoke,
-            last,
-            block,
-            payload: Ok(vec![1]),
-        }
-        .encode()
+            attributes: accesses
+                .iter()
+                .map(|access| read_of(access).unwrap())
+                .collect(),
+        },
+        _ => Request::ActionList {
+            invoke,
+            methods: accesses
+                .iter()
+                .map(|access| act_of(access).unwrap())
+                .collect(),
+        },
     };
-    waiting.command(2, Service::Get);
-    assert!(!waiting.continues(2, 1), "no block came yet");
-    waiting.answered(&block(1, false)).unwrap();
-    assert!(waiting.continues(2, 1) && !waiting.continues(2, 2) && !waiting.continues(3, 1));
-    waiting.next_block(2);
-    assert!(!waiting.continues(2, 1), "once");
-    waiting.answered(&block(2, true)).unwrap();
-    assert!(!waiting.continues(2, 2), "it was the last");
+    let access = Request::Access {
+        invoke: LongInvokeId::new(7),
+        time: None,
+        accesses,
+    };
+    [with_list.encode(), access.encode()]
+}
+
+fn read_of(access: &Access) -> Option<(Attribute, Option<Selection>)> {
+    match access {
+        Access::Get {
+            attribute,
+            selection,
+        } => Some((*attribute, selection.clone())),
+        _ => None,
+    }
+}
+
+fn act_of(access: &Access) -> Option<(Method, Option<Data>)> {
+    match access {
+        Access::Action { method, parameter } => Some((*method, parameter.clone())),
+        _ => None,
+    }
+}
+
+fn read(class_id: u16, name: Obis, index: i8) -> Access {
+    Access::Get {
+        attribute: Attribute {
+            class_id,
+            name,
+            index,
+        },
+        selection: None,
+    }
+}
+
+fn act(class_id: u16, name: Obis, index: i8, parameter: Option<Data>) -> Access {
+    Access::Action {
+        method: Method {
+            class_id,
+            name,
+            index,
+        },
+        parameter,
+    }
 }
 
 #[test]
-fn an_initiate_is_answered_once() {
-    let mut waiting = Outstanding::default();
-    let response = InitiateResponse::new(Conformance::new(0x10), 1024).encode();
-    assert!(waiting.answered(&response).is_err());
-    waiting.initiate();
-    assert!(waiting.expects(0x08) && waiting.expects(0x0E));
-    assert_eq!(waiting.answered(&response).unwrap(), Answer::Initiated);
-    assert!(waiting.answered(&response).is_err());
-    waiting.initiate();
-    assert_eq!(
-        waiting
-            .answered(&ConfirmedServiceError::initiate(1).encode())
-            .unwrap(),
-        Answer::Other
+fn each_item_of_a_list_is_covered_or_none_is() {
+    let script = |number| act(9, SCRIPTS, 1, Some(Data::LongUnsigned(number)));
+    let relay = || read(70, RELAY, 2);
+    for apdu in lists(vec![relay(), relay()]) {
+        assert_eq!(verdicts(&apdu), Ok(vec![1, 1]));
+    }
+    for apdu in lists(vec![script(3)]) {
+        assert_eq!(verdicts(&apdu), Ok(vec![0]));
+    }
+    for list in [
+        vec![relay(), read(7, Obis::new([1, 0, 98, 1, 0, 255]), 2)],
+        vec![read(3, Obis::new([1, 0, 1, 8, 0, 255]), 2), relay()],
+        vec![script(3), script(2)],
+        vec![script(3), act(9, SCRIPTS, 1, None)],
+    ] {
+        for apdu in lists(list) {
+            assert_eq!(verdicts(&apdu), Err("APDU_NOT_PERMITTED"));
+        }
+    }
+    for list in [
+        vec![script(3), act(70, RELAY, 2, Some(Data::Integer(0)))],
+        vec![
+            act(9, GLOBAL_RESET, 1, Some(Data::LongUnsigned(1))),
+            script(3),
+        ],
+    ] {
+        for apdu in lists(list) {
+            assert_eq!(verdicts(&apdu), Err("APDU_FORBIDDEN"));
+        }
+    }
+    let nothing = Request::Access {
+        invoke: LongInvokeId::new(1),
+        time: None,
+        accesses: Vec::new(),
+    };
+    assert_eq!(verdicts(&nothing.encode()), Err("APDU_NOT_PERMITTED"));
+    let mixed = Request::Access {
+        invoke: LongInvokeId::new(1),
+        time: Some([0xFF; 12]),
+        accesses: vec![relay(), script(3)],
+    };
+    assert_eq!(verdicts(&mixed.encode()), Ok(vec![1, 0]));
+}
+
+/// A list has null-data where a method has no parameter, so there the two are one.
+#[test]
+fn no_parameter_in_a_list_is_null() {
+    let name = Obis::new([0, 0, 96, 1, 2, 255]);
+    let bare = asked(&action(1, name, 1, None));
+    let allowed = [Allowed {
+        asked: bare,
+        max_uses: 1,
+    }];
+    for apdu in lists(vec![act(1, name, 1, None)]) {
+        let Parsed::Commands { list, asked, .. } = parse(&apdu).unwrap() else {
+            panic!("no commands");
+        };
+        assert_eq!(covered(&asked, list, &allowed).unwrap(), [0]);
+    }
+    let null = asked(&action(1, name, 1, Some(Data::Null)));
+    assert!(
+        covered(&[null], false, &allowed).is_err(),
+        "by itself it is another"
     );
+}
+
+#[test]
+fn what_is_no_request_is_refused() {
+    let confirmation = Confirmation {
+        invoke: LongInvokeId::new(3),
+        time: None,
+    };
+    assert_eq!(
+        parse(&confirmation.encode()).unwrap(),
+        Parsed::Confirmation {
+            invoke: LongInvokeId::new(3).bits()
+        }
+    );
+    for tag in [
+        0x00, 0x05, 0x06, 0x0F, 0x16, 0x60, 0xC2, 0xC4, 0xD8, 0xDA, 0xDB, 0xDD, 0xDF, 0xE0,
+    ] {
+        let apdu = [tag, 1, 0xC1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert!(parse(&apdu).is_err(), "{tag:02X}");
+    }
 }
 
 #[test]

@@ -1,26 +1,27 @@
 //! `latchkey.custody.v1.CipherService`.
 
-use dlms::security::Protection;
+use dlms::{KeyChoice, Protection, SecurityControl, Suite, agreement::AlgorithmId};
 use kit::clock;
 use latchkey_proto::custody::v1::{
-    AnswerChallengeRequest, AnswerChallengeResponse, CloseContextRequest, CloseContextResponse,
-    GetPermitUseRequest, GetPermitUseResponse, Mechanism, OpenContextRequest, OpenContextResponse,
-    PermitUse, ProtectRequest, ProtectResponse, Protection as PbProtection, UnprotectRequest,
-    UnprotectResponse, VerifyAnswerRequest, VerifyAnswerResponse,
-    cipher_service_server::CipherService,
+    AlgorithmId as PbAlgorithmId, AnswerChallengeRequest, AnswerChallengeResponse,
+    CloseContextRequest, CloseContextResponse, GetPermitUseRequest, GetPermitUseResponse, KeyInfo,
+    OpenContextRequest, OpenContextResponse, PermitUse, ProtectRequest, ProtectResponse,
+    Protection as PbProtection, Security, SecurityPolicy, UnprotectRequest, UnprotectResponse,
+    VerifyAnswerRequest, VerifyAnswerResponse, cipher_service_server::CipherService,
 };
 use tonic::{Request, Response, Status};
 
-use super::Violations;
+use super::{Violations, mechanism};
 use crate::{
     custody::{Custody, Wanted},
     error::Error,
+    terms::Terms,
 };
 
 /// Longest APDU.
 const APDU_MAX: usize = 65_535;
-/// Octets of SC || IC || T.
-const TOKEN: usize = 17;
+/// Longest answer to a challenge that is looked at.
+const TOKEN_MAX: usize = 128;
 
 #[tonic::async_trait]
 impl CipherService for Custody {
@@ -36,7 +37,7 @@ impl CipherService for Custody {
             client_system_title: opened.client_title,
             server_system_title: opened.server_title,
             calling_authentication_value: std::mem::take(&mut *opened.authentication_value),
-            client_certificate: Vec::new(),
+            client_certificate: opened.certificate,
         }))
     }
 
@@ -93,7 +94,7 @@ impl CipherService for Custody {
     ) -> Result<Response<VerifyAnswerResponse>, Status> {
         let peer = kit::peer(&request);
         let asked = request.into_inner();
-        in_context(&asked.context_id, "token", &asked.token, TOKEN..=TOKEN)?;
+        in_context(&asked.context_id, "token", &asked.token, 1..=TOKEN_MAX)?;
         self.verify_answer(&peer, &asked.context_id, &asked.token)
             .await?;
         Ok(Response::new(VerifyAnswerResponse {}))
@@ -132,36 +133,92 @@ impl CipherService for Custody {
 fn wanted(asked: OpenContextRequest) -> Result<Wanted, Error> {
     let mut violations = Violations::default();
     violations.check("meter_id", kit::check::meter_id(&asked.meter_id));
-    let mechanism = asked.mechanism();
-    if mechanism == Mechanism::Unspecified {
+    let security = asked.security.unwrap_or_default();
+    let mechanism = mechanism(asked.mechanism());
+    if mechanism.is_none() {
         violations.check("mechanism", Err("is required".to_owned()));
     }
-    let protection = match asked.protection() {
-        PbProtection::Plain => Some(Protection::Plain),
-        PbProtection::Glo => Some(Protection::Glo),
-        PbProtection::GeneralGlo => Some(Protection::GeneralGlo),
-        PbProtection::Unspecified
-        | PbProtection::Ded
-        | PbProtection::GeneralDed
-        | PbProtection::GeneralCiphering => None,
-    };
+    let protection = protection(asked.protection(), &security);
     if protection.is_none() {
         violations.check("protection", Err("is required".to_owned()));
+    }
+    let suite = u8::try_from(security.suite).ok().and_then(Suite::from_id);
+    if suite.is_none() {
+        let why = "must be 0, 1 or 2".to_owned();
+        violations.check("security.suite", Err(why));
     }
     if asked.permit.is_none() {
         violations.check("permit", Err("is required".to_owned()));
     }
+    known(&mut violations, &security);
     violations.none()?;
-    match (asked.permit, protection) {
-        (Some(permit), Some(protection)) => Ok(Wanted {
+    match (asked.permit, mechanism, protection, suite) {
+        (Some(permit), Some(mechanism), Some(protection), Some(suite)) => Ok(Wanted {
             permit,
             meter_id: asked.meter_id,
-            mechanism,
-            protection,
+            terms: Terms {
+                mechanism,
+                protection,
+                control: control(suite, security.policy()),
+                signed: security.signed,
+                algorithm_id: match security.algorithm_id() {
+                    PbAlgorithmId::Unspecified | PbAlgorithmId::Standard => AlgorithmId::Standard,
+                    PbAlgorithmId::Legacy => AlgorithmId::Legacy,
+                },
+            },
         }),
-        // Both are named above if they are missing.
+        // All are named above if they are missing.
         _ => Err(Error::Request(Vec::new())),
     }
+}
+
+/// What a newer caller may say, and this program would take for "not said".
+fn known(violations: &mut Violations, security: &Security) {
+    for (field, known) in [
+        (
+            "security.policy",
+            SecurityPolicy::try_from(security.policy).is_ok(),
+        ),
+        (
+            "security.key_info",
+            KeyInfo::try_from(security.key_info).is_ok(),
+        ),
+        (
+            "security.algorithm_id",
+            PbAlgorithmId::try_from(security.algorithm_id).is_ok(),
+        ),
+    ] {
+        if !known {
+            violations.check(field, Err("is not known here".to_owned()));
+        }
+    }
+}
+
+fn protection(said: PbProtection, security: &Security) -> Option<Protection> {
+    let key = match security.key_info() {
+        KeyInfo::Unspecified => KeyChoice::Identified,
+        KeyInfo::Wrapped => KeyChoice::Wrapped,
+        KeyInfo::AgreedOnePass => KeyChoice::OnePass,
+        KeyInfo::AgreedStatic => KeyChoice::Static,
+    };
+    match said {
+        PbProtection::Unspecified => None,
+        PbProtection::Plain => Some(Protection::Plain),
+        PbProtection::Glo => Some(Protection::Glo),
+        PbProtection::GeneralGlo => Some(Protection::GeneralGlo),
+        PbProtection::Ded => Some(Protection::Ded),
+        PbProtection::GeneralDed => Some(Protection::GeneralDed),
+        PbProtection::GeneralCiphering => Some(Protection::GeneralCiphering(key)),
+    }
+}
+
+fn control(suite: Suite, policy: SecurityPolicy) -> SecurityControl {
+    let (authenticated, encrypted) = match policy {
+        SecurityPolicy::Unspecified | SecurityPolicy::AuthenticatedEncrypted => (true, true),
+        SecurityPolicy::Authenticated => (true, false),
+        SecurityPolicy::Encrypted => (false, true),
+    };
+    SecurityControl::of(suite, authenticated, encrypted)
 }
 
 fn in_context(

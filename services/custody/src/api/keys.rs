@@ -1,5 +1,6 @@
 //! `latchkey.custody.v1.KeyService`.
 
+use dlms::Suite;
 use kit::{PeerName, clock};
 use latchkey_proto::{
     audit::v1::EntryKind,
@@ -7,35 +8,49 @@ use latchkey_proto::{
         GenerateMeterKeysRequest, GenerateMeterKeysResponse, GetClientKeysRequest,
         GetClientKeysResponse, GetMeterKeysRequest, GetMeterKeysResponse, ImportLabKeysRequest,
         ImportLabKeysResponse, ImportMeterKeysRequest, ImportMeterKeysResponse,
-        ListMeterKeysRequest, ListMeterKeysResponse, MeterKeys, key_service_server::KeyService,
+        ListMeterKeysRequest, ListMeterKeysResponse, Mechanism, MeterKeys,
+        key_service_server::KeyService,
     },
 };
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use super::Violations;
+use super::{Violations, mechanism};
 use crate::{
     custody::Custody,
     error::Error,
-    keys::{Identity, LabKeys},
+    keyring,
+    keys::{Identity, LabKeys, WrappedKeys, bit},
     store::KeyRow,
     trail,
 };
 
 /// Octets of a system title.
 const TITLE: usize = 8;
-/// Octets of an AES-128 key, and of one wrapped by RFC 3394.
-const KEY: usize = 16;
-const WRAPPED: usize = 24;
 const PASSWORD_MAX: usize = 64;
+/// Octets of an HLS secret.
+const SECRET_MIN: usize = 8;
+const SECRET_MAX: usize = 64;
+/// Octets that RFC 3394 adds.
+const WRAP: usize = 8;
 
 #[tonic::async_trait]
 impl KeyService for Custody {
     async fn get_client_keys(
         &self,
-        _request: Request<GetClientKeysRequest>,
+        request: Request<GetClientKeysRequest>,
     ) -> Result<Response<GetClientKeysResponse>, Status> {
-        Err(Status::unimplemented("no client keys yet"))
+        let mut violations = Violations::default();
+        let suite = suite(&mut violations, request.into_inner().security_suite);
+        let curve = keyring::curve(suite);
+        if curve.is_none() {
+            let why = "must be 1 or 2: suite 0 has no public keys".to_owned();
+            violations.check("security_suite", Err(why));
+        }
+        violations.none()?;
+        let curve = curve.ok_or_else(|| Error::Request(Vec::new()))?;
+        let keys = self.client_keys(curve).await?;
+        Ok(Response::new(keys))
     }
 
     async fn generate_meter_keys(
@@ -44,13 +59,18 @@ impl KeyService for Custody {
     ) -> Result<Response<GenerateMeterKeysResponse>, Status> {
         let peer = kit::peer(&request);
         let asked = request.into_inner();
-        let violations = Violations::default();
-        let identity = identity(
-            violations,
-            asked.meter_id,
-            asked.client_system_title,
-            asked.server_system_title,
-        )?;
+        let mut violations = Violations::default();
+        let mechanisms = mechanisms(&mut violations, &asked.mechanisms);
+        let identity = Identity {
+            suite: suite(&mut violations, asked.security_suite),
+            mechanisms,
+            meter_id: asked.meter_id,
+            client_title: asked.client_system_title,
+            server_title: asked.server_system_title,
+            signing_key: Vec::new(),
+            agreement_key: Vec::new(),
+        };
+        check(&identity, violations)?;
         let row = self.generate_keys(peer.as_str(), identity).await?;
         Ok(Response::new(GenerateMeterKeysResponse {
             keys: Some(render(row)),
@@ -64,27 +84,39 @@ impl KeyService for Custody {
         let peer = kit::peer(&request);
         let asked = request.into_inner();
         let mut violations = Violations::default();
-        violations.length(
-            "wrapped_encryption_key",
-            &asked.wrapped_encryption_key,
-            &[WRAPPED..=WRAPPED],
-        );
-        violations.length(
-            "wrapped_authentication_key",
-            &asked.wrapped_authentication_key,
-            &[WRAPPED..=WRAPPED],
-        );
-        let identity = identity(
-            violations,
-            asked.meter_id,
-            asked.client_system_title,
-            asked.server_system_title,
-        )?;
-        let (ek, ak) = (
-            asked.wrapped_encryption_key,
-            asked.wrapped_authentication_key,
-        );
-        let row = self.import_keys(peer.as_str(), identity, &ek, &ak).await?;
+        let mechanisms = mechanisms(&mut violations, &asked.mechanisms);
+        let identity = Identity {
+            suite: suite(&mut violations, asked.security_suite),
+            mechanisms,
+            meter_id: asked.meter_id,
+            client_title: asked.client_system_title,
+            server_title: asked.server_system_title,
+            signing_key: asked.server_signing_key,
+            agreement_key: asked.server_agreement_key,
+        };
+        let keys = WrappedKeys {
+            encryption_key: asked.wrapped_encryption_key,
+            authentication_key: asked.wrapped_authentication_key,
+            hls_secret: asked.wrapped_hls_secret,
+            master_key: asked.wrapped_key_encryption_key,
+        };
+        let wrapped = identity.suite.wrapped_len();
+        for (field, octets) in [
+            ("wrapped_encryption_key", &keys.encryption_key),
+            ("wrapped_authentication_key", &keys.authentication_key),
+        ] {
+            violations.length(field, octets, &[wrapped..=wrapped]);
+        }
+        let or_none = [0..=0, wrapped..=wrapped];
+        violations.length("wrapped_key_encryption_key", &keys.master_key, &or_none);
+        if !keys.hls_secret.is_empty() && !keys.hls_secret.len().is_multiple_of(8) {
+            let why = "must have a multiple of 8 octets".to_owned();
+            violations.check("wrapped_hls_secret", Err(why));
+        }
+        let secret = [0..=0, 16 + WRAP..=SECRET_MAX + WRAP];
+        violations.length("wrapped_hls_secret", &keys.hls_secret, &secret);
+        check(&identity, violations)?;
+        let row = self.import_keys(peer.as_str(), identity, keys).await?;
         Ok(Response::new(ImportMeterKeysResponse {
             keys: Some(render(row)),
         }))
@@ -96,30 +128,28 @@ impl KeyService for Custody {
     ) -> Result<Response<ImportLabKeysResponse>, Status> {
         let peer = kit::peer(&request);
         let mut asked = request.into_inner();
+        let secret = |field: &mut Vec<u8>| Zeroizing::new(std::mem::take(field));
         let keys = LabKeys {
-            encryption_key: Zeroizing::new(std::mem::take(&mut asked.encryption_key)),
-            authentication_key: Zeroizing::new(std::mem::take(&mut asked.authentication_key)),
-            password: Zeroizing::new(std::mem::take(&mut asked.password)),
+            encryption_key: secret(&mut asked.encryption_key),
+            authentication_key: secret(&mut asked.authentication_key),
+            password: secret(&mut asked.password),
+            hls_secret: secret(&mut asked.hls_secret),
+            master_key: secret(&mut asked.key_encryption_key),
         };
         self.allow_lab_import(&peer, &asked.meter_id)?;
         let mut violations = Violations::default();
-        violations.length("encryption_key", &keys.encryption_key, &[0..=0, KEY..=KEY]);
-        violations.length(
-            "authentication_key",
-            &keys.authentication_key,
-            &[0..=0, KEY..=KEY],
-        );
-        violations.length("password", &keys.password, &[0..=PASSWORD_MAX]);
-        if keys.encryption_key.is_empty() != keys.authentication_key.is_empty() {
-            let why = "goes with the encryption key: both or neither".to_owned();
-            violations.check("authentication_key", Err(why));
-        }
-        let identity = identity(
-            violations,
-            asked.meter_id,
-            asked.client_system_title,
-            asked.server_system_title,
-        )?;
+        let mechanisms = mechanisms(&mut violations, &asked.mechanisms);
+        let identity = Identity {
+            suite: suite(&mut violations, asked.security_suite),
+            mechanisms,
+            meter_id: asked.meter_id,
+            client_title: asked.client_system_title,
+            server_title: asked.server_system_title,
+            signing_key: asked.server_signing_key,
+            agreement_key: asked.server_agreement_key,
+        };
+        check_lab(&keys, identity.suite.key_len(), &mut violations);
+        check(&identity, violations)?;
         let row = self.import_lab_keys(peer.as_str(), identity, keys).await?;
         Ok(Response::new(ImportLabKeysResponse {
             keys: Some(render(row)),
@@ -198,40 +228,99 @@ impl Custody {
     }
 }
 
-/// A meter id and two titles. The titles differ: with one title for both, client and meter would share nonces.
-fn identity(
-    mut violations: Violations,
-    meter_id: String,
-    client_title: Vec<u8>,
-    server_title: Vec<u8>,
-) -> Result<Identity, Error> {
-    violations.check("meter_id", kit::check::meter_id(&meter_id));
-    violations.length("client_system_title", &client_title, &[TITLE..=TITLE]);
-    violations.length("server_system_title", &server_title, &[TITLE..=TITLE]);
-    if client_title == server_title {
+/// The suite with this id; suite 0 beside a violation.
+fn suite(violations: &mut Violations, id: u32) -> Suite {
+    let suite = u8::try_from(id).ok().and_then(Suite::from_id);
+    if suite.is_none() {
+        let why = "must be 0, 1 or 2".to_owned();
+        violations.check("security_suite", Err(why));
+    }
+    suite.unwrap_or_default()
+}
+
+/// The mechanisms that are named, as a row keeps them.
+fn mechanisms(violations: &mut Violations, named: &[i32]) -> u8 {
+    let known = |named: &i32| mechanism(Mechanism::try_from(*named).ok()?);
+    named.iter().fold(0, |bits, named| match known(named) {
+        Some(dlms::Mechanism::None) | None => {
+            let why = "must name mechanisms that authenticate".to_owned();
+            violations.check("mechanisms", Err(why));
+            bits
+        }
+        Some(mechanism) => bits | bit(mechanism),
+    })
+}
+
+/// A meter id, two titles, two public keys. The titles differ: with one title for both, client and meter would share
+/// nonces.
+fn check(identity: &Identity, mut violations: Violations) -> Result<(), Error> {
+    let (client, server) = (&identity.client_title, &identity.server_title);
+    violations.check("meter_id", kit::check::meter_id(&identity.meter_id));
+    violations.length("client_system_title", client, &[TITLE..=TITLE]);
+    violations.length("server_system_title", server, &[TITLE..=TITLE]);
+    if client == server {
         violations.check(
             "server_system_title",
             Err("must differ from the client's".to_owned()),
         );
     }
-    violations.none()?;
-    Ok(Identity {
-        meter_id,
-        client_title,
-        server_title,
-    })
+    for (field, key) in [
+        ("server_signing_key", &identity.signing_key),
+        ("server_agreement_key", &identity.agreement_key),
+    ] {
+        let good = match keyring::curve(identity.suite) {
+            _ if key.is_empty() => Ok(()),
+            None => Err("suite 0 has no public keys".to_owned()),
+            Some(curve) if curve.is_public_key(key) => Ok(()),
+            Some(curve) => Err(format!(
+                "must be X then Y of a point on the suite's curve, {} octets",
+                curve.pair()
+            )),
+        };
+        violations.check(field, good);
+    }
+    violations.none()
+}
+
+fn check_lab(keys: &LabKeys, length: usize, violations: &mut Violations) {
+    let key = [0..=0, length..=length];
+    violations.length("encryption_key", &keys.encryption_key, &key);
+    violations.length("authentication_key", &keys.authentication_key, &key);
+    violations.length("key_encryption_key", &keys.master_key, &key);
+    violations.length("password", &keys.password, &[0..=PASSWORD_MAX]);
+    let secret = [0..=0, SECRET_MIN..=SECRET_MAX];
+    violations.length("hls_secret", &keys.hls_secret, &secret);
+    if keys.encryption_key.is_empty() != keys.authentication_key.is_empty() {
+        let why = "goes with the encryption key: both or neither".to_owned();
+        violations.check("authentication_key", Err(why));
+    }
+    if keys.encryption_key.is_empty() && !keys.master_key.is_empty() {
+        let why = "goes with an encryption key".to_owned();
+        violations.check("key_encryption_key", Err(why));
+    }
 }
 
 fn render(row: KeyRow) -> MeterKeys {
+    let named = |mechanism: &Mechanism| {
+        super::mechanism(*mechanism).is_some_and(|id| row.mechanisms & bit(id) != 0)
+    };
+    let mechanisms = super::MECHANISMS
+        .iter()
+        .filter(|mechanism| named(mechanism));
     MeterKeys {
+        mechanisms: mechanisms.map(|mechanism| (*mechanism).into()).collect(),
+        has_password: !row.sealed_password.is_empty(),
+        has_hls_secret: !(row.wrapped_hls_secret.is_empty() && row.sealed_hls_secret.is_empty()),
+        has_key_encryption_key: !row.wrapped_master_key.is_empty(),
+        security_suite: row.suite.id().into(),
+        next_invocation_counter: row.next_counter.into(),
+        create_time: Some(clock::timestamp(clock::from_micros(row.create_us))),
         meter_id: row.meter_id,
         client_system_title: row.client_system_title,
         server_system_title: row.server_system_title,
         check_value: row.check_value,
-        has_password: !row.sealed_password.is_empty(),
-        next_invocation_counter: row.next_counter.into(),
-        create_time: Some(clock::timestamp(clock::from_micros(row.create_us))),
         source: row.source,
-        ..MeterKeys::default()
+        server_signing_key: row.server_signing_key,
+        server_agreement_key: row.server_agreement_key,
     }
 }

@@ -3,7 +3,34 @@
 mod cipher;
 mod keys;
 
+use latchkey_proto::custody::v1::Mechanism;
+
 use crate::error::Error;
+
+/// Every mechanism that can be said.
+const MECHANISMS: [Mechanism; 7] = [
+    Mechanism::None,
+    Mechanism::Low,
+    Mechanism::HlsMd5,
+    Mechanism::HlsSha1,
+    Mechanism::HlsGmac,
+    Mechanism::HlsSha256,
+    Mechanism::HlsEcdsa,
+];
+
+/// A mechanism as the standard numbers it; none if it was not said.
+fn mechanism(said: Mechanism) -> Option<dlms::Mechanism> {
+    match said {
+        Mechanism::Unspecified => None,
+        Mechanism::None => Some(dlms::Mechanism::None),
+        Mechanism::Low => Some(dlms::Mechanism::Low),
+        Mechanism::HlsGmac => Some(dlms::Mechanism::HlsGmac),
+        Mechanism::HlsMd5 => Some(dlms::Mechanism::HlsMd5),
+        Mechanism::HlsSha1 => Some(dlms::Mechanism::HlsSha1),
+        Mechanism::HlsSha256 => Some(dlms::Mechanism::HlsSha256),
+        Mechanism::HlsEcdsa => Some(dlms::Mechanism::HlsEcdsa),
+    }
+}
 
 /// What is wrong with a request, field by field: all of it at once.
 #[derive(Default)]

@@ -32,8 +32,8 @@ fn row(meter_id: &str, next_counter: u32) -> KeyRow {
         check_value: vec![3; 5],
         source: "lab".to_owned(),
         next_counter,
-        last_received: None,
         create_us: 7,
+        ..KeyRow::default()
     }
 }
 
@@ -225,7 +225,7 @@ async fn a_command_is_counted_for_ever() -> Result<(), Error> {
     let entry = Entry::default();
     let tries = (100..108).map(async |counter| {
         let counted = store
-            .count_use(PERMIT, &used(counter, counter.into()), 1, &entry)
+            .count_uses(PERMIT, &[(used(counter, counter.into()), 1)], &entry)
             .await;
         counted.ok().map(|()| counter)
     });
@@ -234,7 +234,7 @@ async fn a_command_is_counted_for_ever() -> Result<(), Error> {
     store.pool.close().await;
     let store = open(dir.path()).await;
     let error = store
-        .count_use(PERMIT, &used(200, 9), 1, &entry)
+        .count_uses(PERMIT, &[(used(200, 9), 1)], &entry)
         .await
         .unwrap_err();
     assert_eq!(error.reason(), "PERMIT_USES_SPENT");
@@ -258,7 +258,7 @@ async fn uses_come_in_the_order_of_ciphering() -> Result<(), Error> {
         },
         used(9, 30),
     ] {
-        store.count_use(PERMIT, &used, 2, &entry).await?;
+        store.count_uses(PERMIT, &[(used, 2)], &entry).await?;
     }
     let (uses, _) = store.permit_use(PERMIT).await?;
     let order: Vec<_> = uses
@@ -267,5 +267,90 @@ async fn uses_come_in_the_order_of_ciphering() -> Result<(), Error> {
         .collect();
     assert_eq!(order, [(1, 5), (3, 7), (3, 9)]);
     assert_eq!(store.permit_use("another").await?, (Vec::new(), 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn uses_of_a_list_are_counted_all_or_none() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let entry = Entry::default();
+    let of = |command_index, use_us| Use {
+        command_index,
+        ..used(100, use_us)
+    };
+    let both = [(of(0, 1), 1), (of(1, 1), 2)];
+    store.count_uses(PERMIT, &both, &entry).await?;
+    // The first may be used again, the second may not: neither is counted, and nothing is reported.
+    let both = [(of(1, 2), 2), (of(0, 2), 1)];
+    let error = store.count_uses(PERMIT, &both, &entry).await.unwrap_err();
+    assert_eq!(error.reason(), "PERMIT_USES_SPENT");
+    assert_eq!(store.permit_use(PERMIT).await?.0.len(), 2);
+    assert_eq!(store.pending("", 10).await?.len(), 1);
+    // The same command twice in one list is two uses.
+    let twice = [(of(1, 3), 2), (of(1, 3), 2)];
+    let error = store.count_uses(PERMIT, &twice, &entry).await.unwrap_err();
+    assert_eq!(error.reason(), "PERMIT_USES_SPENT");
+    let twice = [(of(2, 3), 2), (of(2, 3), 2)];
+    store.count_uses(PERMIT, &twice, &entry).await?;
+    assert_eq!(store.permit_use(PERMIT).await?.0.len(), 4);
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_of_the_first_schemas_are_read() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", dir.path().join("custody.db").display());
+    let database = Database {
+        url,
+        max_connections: 1,
+    };
+    let old = kit::sql::open(&database, &MIGRATIONS[..2]).await.unwrap();
+    sqlx::query(
+        "INSERT INTO meter_keys (meter_id, client_system_title, server_system_title, wrapped_encryption_key, \
+         sealed_authentication_key, sealed_password, check_value, source, next_counter, last_received, create_us) \
+         VALUES ('old', $1, $1, $1, $1, $1, $1, 'lab', 7, -1, 1)",
+    )
+    .bind(&b"12345678"[..])
+    .execute(&old)
+    .await?;
+    old.close().await;
+    let store = open(dir.path()).await;
+    let row = store.keys("old").await?.unwrap();
+    assert_eq!((row.suite, row.mechanisms), (Suite::Suite0, 0));
+    assert!(row.wrapped_hls_secret.is_empty() && row.row_seal.is_empty());
+    assert!(row.server_signing_key.is_empty() && row.wrapped_master_key.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_column_comes_back() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let full = KeyRow {
+        suite: Suite::Suite2,
+        mechanisms: 0b1010_0000,
+        wrapped_hls_secret: vec![1; 24],
+        sealed_hls_secret: vec![2; 44],
+        wrapped_master_key: vec![3; 40],
+        server_signing_key: vec![4; 96],
+        server_agreement_key: vec![5; 96],
+        row_seal: vec![6; 28],
+        ..row(METER, 1)
+    };
+    store.insert_keys(&full, &Entry::default()).await?;
+    let held = store.keys(METER).await?.unwrap();
+    assert_eq!((held.suite, held.mechanisms), (full.suite, full.mechanisms));
+    let fields = |row: KeyRow| {
+        [
+            row.wrapped_hls_secret,
+            row.sealed_hls_secret,
+            row.wrapped_master_key,
+            row.server_signing_key,
+            row.server_agreement_key,
+            row.row_seal,
+        ]
+    };
+    assert_eq!(fields(held), fields(full));
     Ok(())
 }

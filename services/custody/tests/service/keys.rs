@@ -140,7 +140,7 @@ pub(super) async fn keys_are_generated_and_listed(house: &House) {
         meter_id: "meter-0002".to_owned(),
         client_system_title: CLIENT.to_vec(),
         server_system_title: b"MMM\0\0\0\0\x02".to_vec(),
-        security_suite: 0,
+        ..GenerateMeterKeysRequest::default()
     };
     let made = keys
         .generate_meter_keys(generate.clone())

@@ -146,6 +146,7 @@ pub fn lab_keys(meter_id: &str) -> ImportLabKeysRequest {
         encryption_key: ek(meter_id).to_vec(),
         authentication_key: AK.to_vec(),
         password: PASSWORD.to_vec(),
+        mechanisms: vec![Mechanism::HlsGmac.into(), Mechanism::Low.into()],
         ..ImportLabKeysRequest::default()
     }
 }

@@ -1,0 +1,180 @@
+//! The head-end's own key pairs and certificates: what a meter must be told of us.
+
+use std::path::Path;
+
+use dlms::{Suite, SystemTitle};
+use hsm::{Curve, Token};
+use kit::StartError;
+use latchkey_proto::custody::v1::GetClientKeysResponse;
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::{
+    config::Config,
+    custody::Custody,
+    error::Error,
+    keyring::{agreement_label, signing_label},
+};
+
+/// The certificates that are configured: of the key that signs, for suites 1 and 2.
+#[derive(Default)]
+pub(crate) struct Certificates {
+    suite1: Option<Certificate>,
+    suite2: Option<Certificate>,
+}
+
+struct Certificate {
+    title: SystemTitle,
+    der: Vec<u8>,
+}
+
+impl Certificates {
+    /// Reads the certificates and refuses one that is not of the token's key, or names no system title.
+    pub(crate) async fn load(config: &Config, token: &Token) -> Result<Self, StartError> {
+        let (mut suite1, mut suite2) = (None, None);
+        if let Some(file) = &config.client_certificate_suite1_file {
+            suite1 = Some(Certificate::load(file, Curve::P256, token).await?);
+        }
+        if let Some(file) = &config.client_certificate_suite2_file {
+            suite2 = Some(Certificate::load(file, Curve::P384, token).await?);
+        }
+        Ok(Self { suite1, suite2 })
+    }
+
+    /// The certificate of a suite for a client with this title, DER; empty if there is none. A meter compares the title
+    /// with that of the AARQ, so another client's would not do.
+    pub(crate) fn of(&self, suite: Suite, title: SystemTitle) -> Vec<u8> {
+        match self.any_of(suite) {
+            Some(certificate) if certificate.title == title => certificate.der.clone(),
+            Some(certificate) => {
+                tracing::warn!(
+                    configured = %certificate.title,
+                    enrolled = %title,
+                    "the client certificate is another client system title's and is not sent"
+                );
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn any_of(&self, suite: Suite) -> Option<&Certificate> {
+        match suite {
+            Suite::Suite0 => None,
+            Suite::Suite1 => self.suite1.as_ref(),
+            Suite::Suite2 => self.suite2.as_ref(),
+        }
+    }
+}
+
+impl Certificate {
+    async fn load(file: &Path, curve: Curve, token: &Token) -> Result<Self, StartError> {
+        let name = file.display();
+        let text = std::fs::read(file)
+            .map_err(|e| StartError::context(format!("client certificate {name}"), e))?;
+        let certificate = Self::parse(&text, &token.public_key(signing_label(curve)).await?);
+        certificate.map_err(|why| StartError::msg(format!("client certificate {name}: {why}")))
+    }
+
+    /// `public` is the token's key, an uncompressed point.
+    fn parse(text: &[u8], public: &[u8]) -> Result<Self, &'static str> {
+        let der = if text.starts_with(b"-----") {
+            CertificateDer::from_pem_slice(text).map_err(|_| "it is no PEM certificate")?
+        } else {
+            CertificateDer::from(text)
+        };
+        let (rest, certificate) =
+            X509Certificate::from_der(&der).map_err(|_| "it is no X.509 certificate")?;
+        if !rest.is_empty() {
+            return Err("octets follow the certificate");
+        }
+        if certificate.public_key().subject_public_key.data.as_ref() != public {
+            return Err("its public key is not that of the token's signing key");
+        }
+        let usage = certificate.key_usage().ok().flatten();
+        if usage.is_some_and(|usage| !usage.value.digital_signature()) {
+            return Err("its key usage is not digitalSignature");
+        }
+        let mut names = certificate.subject().iter_common_name();
+        let title = match (names.next(), names.next()) {
+            (Some(name), None) => name.as_str().ok().and_then(title),
+            _ => None,
+        };
+        Ok(Self {
+            title: title.ok_or(
+                "its subject has not one common name: the client system title, 16 hex digits",
+            )?,
+            der: der.to_vec(),
+        })
+    }
+}
+
+fn title(hex: &str) -> Option<SystemTitle> {
+    SystemTitle::from_slice(&hex::decode(hex).ok()?)
+}
+
+impl Custody {
+    /// The public keys of a suite, and the certificate that is configured for it.
+    pub(crate) async fn client_keys(&self, curve: Curve) -> Result<GetClientKeysResponse, Error> {
+        let token = self.keyring.token();
+        let signing = token.public_key(signing_label(curve)).await?;
+        let agreement = token.public_key(agreement_label(curve)).await?;
+        // Uncompressed points; DLMS leaves their first octet out.
+        let bare = |point: &[u8]| point.get(1..).unwrap_or_default().to_vec();
+        let suite = match curve {
+            Curve::P256 => Suite::Suite1,
+            Curve::P384 => Suite::Suite2,
+        };
+        let certificate = self.certificates.any_of(suite);
+        Ok(GetClientKeysResponse {
+            signing_key: bare(&signing),
+            agreement_key: bare(&agreement),
+            signing_certificate: certificate.map(|c| c.der.clone()).unwrap_or_default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair, KeyUsagePurpose};
+
+    use super::*;
+
+    fn certificate(names: &[&str], usage: &[KeyUsagePurpose]) -> (Vec<u8>, String, Vec<u8>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for name in names {
+            params.distinguished_name.push(DnType::CommonName, *name);
+        }
+        params.key_usages = usage.to_vec();
+        let signed = params.self_signed(&key).unwrap();
+        (
+            signed.der().to_vec(),
+            signed.pem(),
+            key.public_key_raw().to_vec(),
+        )
+    }
+
+    #[test]
+    fn a_certificate_is_of_the_tokens_key_and_names_the_title() {
+        let (der, pem, public) =
+            certificate(&["4D4D4D0000000001"], &[KeyUsagePurpose::DigitalSignature]);
+        for text in [der.as_slice(), pem.as_bytes()] {
+            let good = Certificate::parse(text, &public).unwrap();
+            assert_eq!(good.title, SystemTitle::new(*b"MMM\0\0\0\0\x01"));
+            assert_eq!(good.der, der);
+        }
+        let why = |text: &[u8], public: &[u8]| Certificate::parse(text, public).err().unwrap();
+        assert!(why(&der, &public[1..]).contains("public key"));
+        assert!(why(&der[1..], &public).contains("no X.509"));
+        assert!(why(&[&der[..], b"x"].concat(), &public).contains("follow"));
+        assert!(why(b"-----BEGIN", &public).contains("PEM"));
+        for names in [&["4D4D4D00000000"][..], &["head-end"], &[]] {
+            let (der, _, public) = certificate(names, &[]);
+            assert!(why(&der, &public).contains("common name"), "{names:?}");
+        }
+        let (der, _, public) = certificate(&["4D4D4D0000000001"], &[KeyUsagePurpose::KeyAgreement]);
+        assert!(why(&der, &public).contains("key usage"));
+    }
+}

@@ -1,0 +1,172 @@
+//! What binds a secret at rest to its row.
+//!
+//! Secrets are sealed with AES-GCM under `kek-ak-1`; what they belong to is the additional authenticated data. RFC 3394,
+//! which keeps encryption keys, master keys and HLS secrets, has none: a wrapped key alone could be moved to another
+//! meter's row, check value and all. So the seal of the authentication key covers *every* fact of the row: after any
+//! such change it does not open, and without authentication key nothing is ciphered. A row without one has a seal of
+//! nothing in its place. The facts are secrets and the public keys that the meter's signatures are checked with, the
+//! suite, and the mechanisms the meter may be asked for by: whoever writes into the database can take a meter away, but
+//! not weaken it.
+
+use crate::store::KeyRow;
+
+/// What a sealed secret is. Part of its AAD, so one cannot stand in for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    AuthenticationKey,
+    Password,
+    /// An HLS secret that the token cannot digest.
+    HlsSecret,
+    /// Nothing: the seal of a row without authentication key.
+    Row,
+}
+
+impl Kind {
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::AuthenticationKey => b"authentication-key",
+            Self::Password => b"password",
+            Self::HlsSecret => b"hls-secret",
+            Self::Row => b"row",
+        }
+    }
+
+    /// Where it is kept.
+    pub(crate) fn of(self, row: &KeyRow) -> &[u8] {
+        match self {
+            Self::AuthenticationKey => &row.sealed_authentication_key,
+            Self::Password => &row.sealed_password,
+            Self::HlsSecret => &row.sealed_hls_secret,
+            Self::Row => &row.row_seal,
+        }
+    }
+}
+
+impl KeyRow {
+    /// Whether it has a fact that rows of the first schemas did not have: then the seals are of the second kind.
+    pub(crate) fn is_extended(&self) -> bool {
+        self.suite != dlms::Suite::Suite0
+            || self.mechanisms != 0
+            || self.later_facts().iter().any(|fact| !fact.is_empty())
+    }
+
+    /// Whether its facts are bound by nothing but the seal of the row.
+    pub(crate) fn needs_seal(&self) -> bool {
+        self.is_extended() && self.sealed_authentication_key.is_empty()
+    }
+
+    /// The additional authenticated data of a secret in this row.
+    pub(crate) fn binding(&self, kind: Kind) -> Vec<u8> {
+        let facts: [&[u8]; 5] = [
+            self.meter_id.as_bytes(),
+            kind.name(),
+            &self.client_system_title,
+            &self.server_system_title,
+            &self.wrapped_encryption_key,
+        ];
+        if !self.is_extended() {
+            return bound(b"latchkey-custody-v1", &facts);
+        }
+        let numbers = [self.suite.id(), self.mechanisms];
+        let later = self.later_facts();
+        let facts: Vec<&[u8]> = facts
+            .into_iter()
+            .chain([&numbers[..]])
+            .chain(later)
+            .collect();
+        bound(b"latchkey-custody-v2", &facts)
+    }
+
+    fn later_facts(&self) -> [&[u8]; 4] {
+        [
+            &self.wrapped_hls_secret,
+            &self.wrapped_master_key,
+            &self.server_signing_key,
+            &self.server_agreement_key,
+        ]
+    }
+}
+
+fn bound(version: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    let mut bound = version.to_vec();
+    for part in parts {
+        // Each part after its length: no two rows have the same octets.
+        bound.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        bound.extend_from_slice(part);
+    }
+    bound
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use dlms::Suite;
+
+    use super::*;
+
+    fn row() -> KeyRow {
+        KeyRow {
+            meter_id: "m1".to_owned(),
+            client_system_title: b"CCCCCCCC".to_vec(),
+            server_system_title: b"SSSSSSSS".to_vec(),
+            wrapped_encryption_key: b"ek".to_vec(),
+            ..KeyRow::default()
+        }
+    }
+
+    #[test]
+    fn every_part_of_a_row_is_bound() {
+        let changes: [fn(&mut KeyRow); 13] = [
+            |_| {},
+            |row| row.meter_id = "m2".to_owned(),
+            |row| std::mem::swap(&mut row.client_system_title, &mut row.server_system_title),
+            |row| row.wrapped_encryption_key = b"ke".to_vec(),
+            |row| {
+                row.client_system_title.push(b'S');
+                row.server_system_title.pop();
+            },
+            |row| row.suite = Suite::Suite1,
+            |row| row.suite = Suite::Suite2,
+            |row| row.mechanisms = 0x20,
+            |row| row.mechanisms = 0x22,
+            |row| row.wrapped_hls_secret = b"x".to_vec(),
+            |row| row.wrapped_master_key = b"x".to_vec(),
+            |row| row.server_signing_key = b"x".to_vec(),
+            |row| row.server_agreement_key = b"x".to_vec(),
+        ];
+        let kinds = [
+            Kind::AuthenticationKey,
+            Kind::Password,
+            Kind::HlsSecret,
+            Kind::Row,
+        ];
+        let mut seen = BTreeSet::new();
+        for (number, change) in changes.iter().enumerate() {
+            for kind in kinds {
+                let mut row = row();
+                change(&mut row);
+                assert!(seen.insert(row.binding(kind)), "change {number}, {kind:?}");
+            }
+        }
+        assert_eq!(seen.len(), changes.len() * kinds.len());
+    }
+
+    #[test]
+    fn rows_of_the_first_schemas_keep_their_seals() {
+        let mut old = row();
+        assert!(
+            old.binding(Kind::Password)
+                .starts_with(b"latchkey-custody-v1")
+        );
+        assert!(!old.is_extended() && !old.needs_seal());
+        old.server_signing_key = vec![4; 64];
+        assert!(
+            old.binding(Kind::Password)
+                .starts_with(b"latchkey-custody-v2")
+        );
+        assert!(old.needs_seal(), "no authentication key binds it");
+        old.sealed_authentication_key = vec![1; 44];
+        assert!(!old.needs_seal());
+    }
+}
