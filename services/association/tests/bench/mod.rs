@@ -44,7 +44,17 @@ pub struct Bench {
 impl Bench {
     /// `change` changes the meter, `more` goes to the head of the association's configuration.
     pub async fn start(change: impl FnOnce(&mut MeterOptions), more: &str) -> Self {
-        let stack = Stack::start(&["127.0.0.1/32"], &["127.0.0.1/32"], "lab_any_port = true").await;
+        Self::start_with(change, more, "").await
+    }
+
+    /// Likewise; `relay` goes to the end of the gateway's configuration, within `[relay]`.
+    pub async fn start_with(
+        change: impl FnOnce(&mut MeterOptions),
+        more: &str,
+        relay: &str,
+    ) -> Self {
+        let relay = format!("lab_any_port = true\n{relay}");
+        let stack = Stack::start(&["127.0.0.1/32"], &["127.0.0.1/32"], &relay).await;
         let keys = lab_keys(1);
         let mut options = MeterOptions::new("127.0.0.1:0".parse().unwrap(), keys.clone());
         options.boot_seconds = 0.2;
