@@ -105,7 +105,7 @@ fn host_network(address: std::net::IpAddr) -> String {
 /// Only what the mechanism uses: custody refuses plain APDUs to a meter whose keys it holds.
 fn import_request(meter_id: &str, auth: Auth, keys: &LabKeys) -> ImportLabKeysRequest {
     let ciphered = auth == Auth::Hls5;
-    let key = |key: &[u8; 16]| if ciphered { key.to_vec() } else { Vec::new() };
+    let key = |key: &[u8]| if ciphered { key.to_vec() } else { Vec::new() };
     ImportLabKeysRequest {
         meter_id: meter_id.to_owned(),
         client_system_title: keys.client_system_title().to_vec(),
@@ -116,6 +116,11 @@ fn import_request(meter_id: &str, auth: Auth, keys: &LabKeys) -> ImportLabKeysRe
             keys.password().to_vec()
         } else {
             Vec::new()
+        },
+        security_suite: if ciphered {
+            keys.suite().id().into()
+        } else {
+            0
         },
         ..ImportLabKeysRequest::default()
     }

@@ -3,14 +3,18 @@
 use std::fmt;
 
 use dlms::{
-    CipherFailure, CipherOp, CipherOutput, Suite, SystemTitle,
+    CipherFailure, CipherOp, CipherOutput, Ciphered, Protection, SecurityControl, Suite,
+    SystemTitle,
     agreement::{KeyAgreement, KeyTransfer},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use softcipher::{Keys, Secret, Setup, SoftCipher};
+use softcipher::{Counters, Keys, Secret, Session, Setup, SoftCipher};
 use zeroize::Zeroizing;
 
-use crate::LabKeys;
+use crate::{
+    MeterOptions,
+    fault::{ArmedFault, FaultKind},
+};
 
 /// The keys of the meter, the invocation counters of its unicast key, and what faults do to them.
 #[derive(Debug)]
@@ -30,19 +34,20 @@ pub(crate) struct Cipher {
 impl Cipher {
     /// The keys of the laboratory, or those that were kept; and the counters that were kept.
     pub(crate) fn new(
-        lab: &LabKeys,
+        options: &MeterOptions,
         counters: KeptCounters,
         kept: Option<KeptKeys>,
     ) -> Result<Self, softcipher::KeyError> {
-        let changed = kept.is_some();
+        let (lab, changed) = (&options.lab_keys, kept.is_some());
         let keys = match kept {
             Some(kept) => kept.into_keys(lab.keys()),
             None => lab.keys(),
         };
-        let suite = Suite::Suite0;
+        let suite = lab.suite();
         let own = SystemTitle::new(lab.server_system_title());
         let setup = Setup {
             peer: Some(SystemTitle::new(lab.client_system_title())),
+            algorithm_id: options.algorithm_id,
             ..Setup::new(suite, own)
         };
         let mut soft = SoftCipher::new(setup, keys)?;
@@ -71,15 +76,56 @@ impl Cipher {
         self.soft.keys()
     }
 
-    /// Does one job.
-    pub(crate) fn run(&mut self, op: CipherOp) -> Result<CipherOutput, CipherFailure> {
+    /// Does one job of an association.
+    pub(crate) fn run(
+        &mut self,
+        session: &mut Session,
+        op: CipherOp,
+    ) -> Result<CipherOutput, CipherFailure> {
         let receives = matches!(op, CipherOp::Unprotect { .. });
         let before = self.soft.counters().received;
-        let output = self.soft.run(op)?;
+        let output = self.soft.run_in(session, op)?;
         if receives {
             self.before = before;
         }
         Ok(output)
+    }
+
+    /// Does one job, spoilt by the fault that is armed if it is one of ciphering, and its turn: answers of an open
+    /// association are spoilt, not its opening.
+    pub(crate) fn play(
+        &mut self,
+        session: &mut Session,
+        mut op: CipherOp,
+        fault: &mut ArmedFault,
+    ) -> Result<CipherOutput, CipherFailure> {
+        let CipherOp::Protect {
+            protection,
+            control,
+            signed,
+            ..
+        } = &mut op
+        else {
+            return self.run(session, op);
+        };
+        if fault.strikes(FaultKind::PlainAnswer) {
+            (*protection, *signed) = (Protection::Plain, false);
+        } else if fault.strikes(FaultKind::WeakerAnswer) {
+            let (suite, encrypted) = (control.suite().unwrap_or_default(), control.is_encrypted());
+            *control = SecurityControl::of(suite, !encrypted, encrypted);
+        } else if fault.strikes(FaultKind::ReplayedCounter) {
+            let counters = self.soft.counters();
+            self.soft.resume(Counters {
+                sent: counters.sent.saturating_sub(1),
+                ..counters
+            });
+        }
+        match self.run(session, op)? {
+            CipherOutput::Apdu(apdu, counter) => {
+                Ok(CipherOutput::Apdu(spoilt(apdu, fault), counter))
+            }
+            other @ (CipherOutput::Token(_) | CipherOutput::Verified) => Ok(other),
+        }
     }
 
     /// The client's last accepted counter: what 0.0.43.1.0.255 shows (a client goes on with the one after it).
@@ -160,6 +206,23 @@ impl Cipher {
         let mut after = self.soft.clone();
         after.commit();
         (after.counters().into(), Some(KeptKeys::of(after.keys())))
+    }
+}
+
+/// What is wrong with a ciphered APDU itself.
+fn spoilt(mut apdu: Vec<u8>, fault: &mut ArmedFault) -> Vec<u8> {
+    if fault.strikes(FaultKind::BadTag) {
+        if let Some(last) = apdu.last_mut() {
+            *last ^= 1;
+        }
+        return apdu;
+    }
+    match Ciphered::decode(&apdu) {
+        Ok(mut ciphered) if fault.strikes(FaultKind::WrongSuite) => {
+            ciphered.control = SecurityControl::new(ciphered.control.octet() ^ 0x01);
+            ciphered.encode()
+        }
+        Ok(_) | Err(_) => apdu,
     }
 }
 

@@ -3,11 +3,12 @@
 use std::mem;
 
 use crate::{
-    Auth, Error, Happening, LabKeys, MeterOptions, Profile,
+    Error, Happening, LabKeys, MeterOptions, Profile,
     cipher::{Cipher, KeptCounters},
     fault::{ArmedFault, FaultKind},
     logs::{EventLog, LoadProfile, RingLog, code},
     nvram::{Nvram, StateFile},
+    options::Terms,
     physics::{BoardKind, Hardware, LOAD_W, Led, Relay, Scope, Tier},
     rtc::Rtc,
 };
@@ -16,7 +17,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) profile: Profile,
-    pub(crate) auth: Auth,
+    /// What the management client must do, and what it is offered.
+    pub(crate) terms: Terms,
     pub(crate) titles: Titles,
     pub(crate) hardware: Hardware,
     pub(crate) rtc: Rtc,
@@ -74,14 +76,14 @@ impl Device {
         rtc.offset_ms = nvram.clock_offset_ms;
         let mut device = Self {
             profile: options.profile,
-            auth: options.auth,
+            terms: options.terms(),
             titles: titles(&options.lab_keys),
             hardware,
             rtc,
             events: nvram.events,
             load_profile: nvram.load_profile,
             ring: RingLog::default(),
-            cipher: Cipher::new(&options.lab_keys, nvram.counters, nvram.keys)?,
+            cipher: Cipher::new(options, nvram.counters, nvram.keys)?,
             fault: ArmedFault::new(options.fault),
             accepted: None,
             booting: None,

@@ -58,7 +58,18 @@ pub enum Error {
         /// What was given.
         name: String,
         /// The known ones.
-        known: &'static str,
+        known: String,
+    },
+    /// Options that do not agree with each other or with the keys.
+    #[error("the meter's options do not go together: {0}")]
+    Options(String),
+    /// The serial line is not to be had.
+    #[error("serial line {path}: {source}; name a terminal device that this user may open")]
+    Serial {
+        /// The device.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
     },
     /// The boot time makes no sense.
     #[error("boot time {0} s is not between 0 and 3600 s")]

@@ -35,6 +35,28 @@ pub enum FaultKind {
     CounterRollback,
     /// An association of a vanished client blocks new ones.
     StuckAssociation,
+    /// Answers of a ciphered association come in clear.
+    PlainAnswer,
+    /// Answers are authenticated or encrypted only, not both.
+    WeakerAnswer,
+    /// Answers name another security suite.
+    WrongSuite,
+    /// Answers have a wrong authentication tag.
+    BadTag,
+    /// Answers come with the counter of the answer before.
+    ReplayedCounter,
+    /// The meter's challenge is the client's own.
+    ReflectedChallenge,
+    /// The answer to the association request ends too early.
+    TruncatedAare,
+    /// The answer to an association request with HLS does not say that it is pending.
+    BareAare,
+    /// The answer to a release has a wrong length.
+    ShortRlre,
+    /// Answers come from the port they should go to.
+    PortsNotSwapped,
+    /// Answers come twice.
+    DoubledAnswer,
 }
 
 /// One line of the table of faults.
@@ -135,6 +157,72 @@ pub const FAULTS: &[FaultEntry] = &[
         FaultKind::StuckAssociation,
         Some(2),
         "the first N associations are refused: an old one is still open",
+    ),
+    entry(
+        "plain-answer",
+        FaultKind::PlainAnswer,
+        Some(1),
+        "the first N answers of open ciphered associations come in clear",
+    ),
+    entry(
+        "weaker-answer",
+        FaultKind::WeakerAnswer,
+        Some(1),
+        "the first N answers come encrypted only, or authenticated only if encryption was not asked",
+    ),
+    entry(
+        "wrong-suite",
+        FaultKind::WrongSuite,
+        Some(1),
+        "the first N ciphered answers name another security suite",
+    ),
+    entry(
+        "bad-tag",
+        FaultKind::BadTag,
+        Some(1),
+        "the first N ciphered answers have a wrong authentication tag",
+    ),
+    entry(
+        "replayed-counter",
+        FaultKind::ReplayedCounter,
+        Some(1),
+        "the first N ciphered answers repeat the invocation counter of the one before",
+    ),
+    entry(
+        "reflected-challenge",
+        FaultKind::ReflectedChallenge,
+        Some(1),
+        "the first N AAREs carry the client's own challenge",
+    ),
+    entry(
+        "truncated-aare",
+        FaultKind::TruncatedAare,
+        Some(1),
+        "the first N AAREs end too early",
+    ),
+    entry(
+        "bare-aare",
+        FaultKind::BareAare,
+        None,
+        "AAREs with HLS have diagnostic 0 and no mechanism name, as some meters send them",
+    ),
+    entry(
+        "short-rlre",
+        FaultKind::ShortRlre,
+        None,
+        "RLREs have a length that is 4 too small, as some meters send them when they cipher",
+    ),
+    entry(
+        "ports-not-swapped",
+        FaultKind::PortsNotSwapped,
+        Some(1),
+        "the first N answers have the wrapper ports of their request (not with HDLC)",
+    ),
+    entry(
+        "doubled-answer",
+        FaultKind::DoubledAnswer,
+        Some(1),
+        "the first N frames to the client come twice",
     ),
 ];
 

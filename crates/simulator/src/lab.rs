@@ -7,34 +7,44 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
-use softcipher::Keys;
-use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
+use dlms::{KeyChoice, Protection, Suite};
+use softcipher::{Keys, PrivateKey, PublicKey, Secret};
+use zeroize::Zeroizing;
 
-use crate::Error;
+use crate::{Auth, Error};
+
+mod file;
 
 /// The keys and titles of one meter and its client. Zeroized when dropped; never printed.
-#[derive(Clone, ZeroizeOnDrop)]
+#[derive(Clone)]
 pub struct LabKeys {
     client_system_title: [u8; 8],
     server_system_title: [u8; 8],
-    ek: [u8; 16],
-    ak: [u8; 16],
-    kek: Option<[u8; 16]>,
-    password: Vec<u8>,
+    suite: Suite,
+    ek: Secret,
+    ak: Secret,
+    gbek: Option<Secret>,
+    kek: Option<Secret>,
+    hls_secret: Option<Secret>,
+    password: Secret,
+    signing: Option<Pair>,
+    agreement: Option<Pair>,
+    client_signing: Option<PublicKey>,
+    client_agreement: Option<PublicKey>,
 }
 
-/// The file: every value in hex. Unknown fields are refused, so that a misspelt one is noticed.
-#[derive(Deserialize, ZeroizeOnDrop)]
-#[serde(deny_unknown_fields)]
-struct File {
-    client_system_title: String,
-    server_system_title: String,
-    ek: String,
-    ak: String,
-    kek: Option<String>,
-    #[serde(default)]
-    password: String,
+/// A private key of the meter, as it stands in the file, and what is made of it.
+#[derive(Clone)]
+struct Pair {
+    scalar: Secret,
+    key: PrivateKey,
+}
+
+impl Pair {
+    fn new(scalar: Secret) -> Option<Self> {
+        let key = PrivateKey::from_octets(scalar.expose())?;
+        Some(Self { scalar, key })
+    }
 }
 
 impl LabKeys {
@@ -52,68 +62,65 @@ impl LabKeys {
         Self::parse(&text).map_err(bad)
     }
 
-    /// Reads the text of a key file. The error repeats nothing of it but field names.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        // `message` alone: the full error of the TOML reader quotes the line, and with it the key
-        let file: File = toml::from_str(text).map_err(|error| error.message().to_owned())?;
-        let mut password = vec![0; file.password.len() / 2];
-        unhex("password", &file.password, &mut password)?;
-        if password.len() > MAX_PASSWORD {
-            return Err(format!("password is longer than {MAX_PASSWORD} octets"));
-        }
-        let mut keys = Self {
-            client_system_title: [0; 8],
-            server_system_title: [0; 8],
-            ek: [0; 16],
-            ak: [0; 16],
-            kek: None,
-            password,
-        };
-        unhex(
-            "client_system_title",
-            &file.client_system_title,
-            &mut keys.client_system_title,
-        )?;
-        unhex(
-            "server_system_title",
-            &file.server_system_title,
-            &mut keys.server_system_title,
-        )?;
-        unhex("ek", &file.ek, &mut keys.ek)?;
-        unhex("ak", &file.ak, &mut keys.ak)?;
-        if let Some(kek) = &file.kek {
-            unhex("kek", kek, keys.kek.insert([0; 16]))?;
-        }
-        if keys.client_system_title == keys.server_system_title {
-            // the two ends would build the same nonces under the same key
-            return Err(
-                "client_system_title and server_system_title are the same; they must differ".into(),
-            );
-        }
-        Ok(keys)
+    /// Makes new keys of suite 0 from random octets: titles of the manufacturers `LKH` (client) and `LKM` (meter).
+    pub fn generate(random: impl FnMut(&mut [u8])) -> Self {
+        Self::generate_for(Suite::Suite0, random)
     }
 
-    /// Makes new keys from random octets: titles of the manufacturers `LKH` (client) and `LKM` (meter).
-    pub fn generate(mut random: impl FnMut(&mut [u8])) -> Self {
-        let mut keys = Self {
-            client_system_title: *b"LKH\0\0\0\0\0",
-            server_system_title: *b"LKM\0\0\0\0\0",
-            ek: [0; 16],
-            ak: [0; 16],
-            kek: Some([0; 16]),
-            password: vec![0; 8],
+    /// Makes new keys of a suite from random octets. In suites 1 and 2 the meter has private keys; the public keys of its
+    /// client are not known: see [`Self::with_client_keys`].
+    pub fn generate_for(suite: Suite, mut random: impl FnMut(&mut [u8])) -> Self {
+        let mut title = |maker: [u8; 3]| {
+            let mut serial = [0; 5];
+            random(&mut serial);
+            let ([a, b, c], [d, e, f, g, h]) = (maker, serial);
+            [a, b, c, d, e, f, g, h]
         };
-        if let Some(serial) = keys.client_system_title.get_mut(3..) {
-            random(serial);
+        let (client_system_title, server_system_title) = (title(*b"LKH"), title(*b"LKM"));
+        let mut secret = |length| {
+            let mut octets = vec![0; length];
+            random(&mut octets);
+            Secret::new(octets)
+        };
+        let length = suite.key_len();
+        let (ek, ak, password) = (secret(length), secret(length), secret(8));
+        let (gbek, kek, hls_secret) = (secret(length), secret(length), secret(32));
+        // practically every number is a private key; a generator that gives none would give none for ever
+        let mut pair = || (0..16).find_map(|_| Pair::new(secret(suite.public_key_len() / 2)));
+        let (signing, agreement) = (pair(), pair());
+        Self {
+            client_system_title,
+            server_system_title,
+            suite,
+            ek,
+            ak,
+            gbek: Some(gbek),
+            kek: Some(kek),
+            hls_secret: Some(hls_secret),
+            password,
+            signing,
+            agreement,
+            client_signing: None,
+            client_agreement: None,
         }
-        if let Some(serial) = keys.server_system_title.get_mut(3..) {
-            random(serial);
-        }
-        random(&mut keys.ek);
-        random(&mut keys.ak);
-        random(&mut keys.password);
-        random(keys.kek.get_or_insert_default());
-        keys
+    }
+
+    /// With the public keys of the client, x || y: what a meter is told by whoever installs it.
+    ///
+    /// # Errors
+    /// [`Error::Options`] if one is no point of the curve of the suite.
+    pub fn with_client_keys(mut self, signing: &[u8], agreement: &[u8]) -> Result<Self, Error> {
+        let key = |name, octets| {
+            PublicKey::from_octets(octets)
+                .filter(|key| key.suite() == self.suite)
+                .ok_or_else(|| {
+                    let suite = self.suite.id();
+                    Error::Options(format!("the client's {name} key is none of suite {suite}"))
+                })
+        };
+        let keys = (key("signing", signing)?, key("agreement", agreement)?);
+        (self.client_signing, self.client_agreement) = (Some(keys.0), Some(keys.1));
+        Ok(self)
     }
 
     /// Writes the keys into a new file that only its owner may read (mode 0600).
@@ -131,25 +138,7 @@ impl LabKeys {
             .mode(0o600)
             .open(path)
             .map_err(bad)?;
-        let mut text = Zeroizing::new(String::with_capacity(512));
-        for (name, value) in [
-            ("client_system_title", self.client_system_title.as_slice()),
-            ("server_system_title", &self.server_system_title),
-            ("ek", &self.ek),
-            ("ak", &self.ak),
-            ("kek", self.kek.as_ref().map_or(&[], <[u8; 16]>::as_slice)),
-            ("password", &self.password),
-        ]
-        .into_iter()
-        .filter(|(name, value)| *name == "password" || !value.is_empty())
-        {
-            let mut hex = hex::encode(value);
-            for part in [name, " = \"", hex.as_str(), "\"\n"] {
-                text.push_str(part);
-            }
-            hex.zeroize();
-        }
-        file.write_all(text.as_bytes())
+        file.write_all(self.render().as_bytes())
             .and_then(|()| file.sync_all())
             .map_err(bad)
     }
@@ -166,38 +155,109 @@ impl LabKeys {
         self.server_system_title
     }
 
-    /// Global unicast encryption key.
+    /// The security suite of the keys.
     #[must_use]
-    pub fn ek(&self) -> &[u8; 16] {
-        &self.ek
+    pub fn suite(&self) -> Suite {
+        self.suite
     }
 
-    /// Authentication key.
+    /// Global unicast encryption key: 16 octets, in suite 2 of 32.
     #[must_use]
-    pub fn ak(&self) -> &[u8; 16] {
-        &self.ak
+    pub fn ek(&self) -> &[u8] {
+        self.ek.expose()
     }
 
-    /// Key-encryption key (KEK): what other keys are wrapped with when they are changed. Without it they cannot be.
+    /// Authentication key, as long.
     #[must_use]
-    pub fn kek(&self) -> Option<&[u8; 16]> {
-        self.kek.as_ref()
+    pub fn ak(&self) -> &[u8] {
+        self.ak.expose()
     }
 
-    /// All of them, as the software cipher wants them.
-    pub(crate) fn keys(&self) -> Keys {
-        Keys {
-            encryption: Some(self.ek.into()),
-            authentication: Some(self.ak.into()),
-            master: self.kek.map(Into::into),
-            ..Keys::default()
-        }
+    /// Global broadcast encryption key, as long; empty if there is none.
+    #[must_use]
+    pub fn gbek(&self) -> &[u8] {
+        self.gbek.as_ref().map_or(&[], Secret::expose)
+    }
+
+    /// Key-encryption key (master key), as long; empty if there is none.
+    #[must_use]
+    pub fn kek(&self) -> &[u8] {
+        self.kek.as_ref().map_or(&[], Secret::expose)
+    }
+
+    /// Secret of HLS 3, 4 and 6, up to 64 octets; empty if there is none.
+    #[must_use]
+    pub fn hls_secret(&self) -> &[u8] {
+        self.hls_secret.as_ref().map_or(&[], Secret::expose)
     }
 
     /// Password of low-level security; may be empty.
     #[must_use]
     pub fn password(&self) -> &[u8] {
-        &self.password
+        self.password.expose()
+    }
+
+    /// The meter's public key for ECDSA, x || y: 64 or 96 octets; empty if it has none.
+    #[must_use]
+    pub fn server_signing_key(&self) -> Vec<u8> {
+        public(self.signing.as_ref())
+    }
+
+    /// The meter's public key for ECDH, x || y; empty if it has none.
+    #[must_use]
+    pub fn server_agreement_key(&self) -> Vec<u8> {
+        public(self.agreement.as_ref())
+    }
+
+    /// What the meter holds of all this.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        Keys {
+            encryption: Some(self.ek.clone()),
+            authentication: Some(self.ak.clone()),
+            broadcast: self.gbek.clone(),
+            master: self.kek.clone(),
+            hls_secret: self.hls_secret.clone(),
+            signing: self.signing.as_ref().map(|pair| pair.key.clone()),
+            agreement: self.agreement.as_ref().map(|pair| pair.key.clone()),
+            peer_signing: self.client_signing.clone(),
+            peer_agreement: self.client_agreement.clone(),
+        }
+    }
+
+    /// The first key that a meter needs for this and has not.
+    pub(crate) fn missing(
+        &self,
+        auth: Auth,
+        forms: &[Protection],
+        signed: bool,
+    ) -> Option<&'static str> {
+        let uses = |choice| forms.contains(&Protection::GeneralCiphering(choice));
+        let agrees = uses(KeyChoice::OnePass) || uses(KeyChoice::Static);
+        let signs = signed || auth == Auth::Hls7 || uses(KeyChoice::OnePass);
+        let secret = matches!(auth, Auth::Hls3 | Auth::Hls4 | Auth::Hls6);
+        [
+            (secret && self.hls_secret.is_none(), "hls_secret"),
+            (uses(KeyChoice::Wrapped) && self.kek.is_none(), "kek"),
+            (
+                signs && self.signing.is_none(),
+                "server_signing_private_key",
+            ),
+            (
+                signs && self.client_signing.is_none(),
+                "client_signing_public_key",
+            ),
+            (
+                agrees && self.agreement.is_none(),
+                "server_agreement_private_key",
+            ),
+            (
+                agrees && self.client_agreement.is_none(),
+                "client_agreement_public_key",
+            ),
+        ]
+        .into_iter()
+        .find_map(|(missing, name)| missing.then_some(name))
     }
 }
 
@@ -212,100 +272,15 @@ impl fmt::Debug for LabKeys {
                 "server_system_title",
                 &hex::encode(self.server_system_title),
             )
+            .field("suite", &self.suite.id())
             .finish_non_exhaustive()
     }
 }
 
-/// Fills `into` from `text`, which must be exactly that long.
-fn unhex(name: &str, text: &str, into: &mut [u8]) -> Result<(), String> {
-    hex::decode_to_slice(text, into)
-        .map_err(|_| format!("{name} must be {} hexadecimal digits", into.len() * 2))
+fn public(pair: Option<&Pair>) -> Vec<u8> {
+    pair.map(|pair| pair.key.public().octets())
+        .unwrap_or_default()
 }
-
-/// The longest password a calling-authentication-value in one octet of length may carry.
-const MAX_PASSWORD: usize = 64;
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    const GOOD: &str = r#"
-client_system_title = "4D4D4D0000BC614E"
-server_system_title = "4d4d4d0000000001"
-ek = "000102030405060708090A0B0C0D0E0F"
-ak = "D0D1D2D3D4D5D6D7D8D9DADBDCDDDEDF"
-password = "3132333435363738"
-"#;
-
-    #[test]
-    fn reads_hex_of_either_case() {
-        let keys = LabKeys::parse(GOOD).unwrap();
-        assert_eq!(
-            keys.server_system_title(),
-            [0x4d, 0x4d, 0x4d, 0, 0, 0, 0, 1]
-        );
-        assert_eq!(keys.ek()[15], 0x0f);
-        assert_eq!(keys.password(), b"12345678");
-    }
-
-    #[test]
-    fn bad_files_are_refused_without_repeating_a_key() {
-        let ek = "000102030405060708090A0B0C0D0E0F";
-        let cases = [
-            GOOD.replace("\nek =", "\ndek ="),
-            format!("{GOOD}hls6 = \"00\"\n"),
-            format!("{GOOD}kek = \"00\"\n"),
-            GOOD.replace(ek, "0001"),
-            GOOD.replace(ek, "zz0102030405060708090A0B0C0D0E0F"),
-            GOOD.replace(&format!("\"{ek}\""), ek),
-            GOOD.replace("4d4d4d0000000001", "4D4D4D0000BC614E"),
-            GOOD.replace("3132333435363738", &"31".repeat(65)),
-            GOOD.replace("3132333435363738", "313"),
-        ];
-        for (index, case) in cases.iter().enumerate() {
-            let Err(reason) = LabKeys::parse(case) else {
-                panic!("case {index} was accepted")
-            };
-            assert!(!reason.contains("0405060708"), "case {index}: {reason}");
-        }
-    }
-
-    #[test]
-    fn debug_shows_titles_and_no_key() {
-        let shown = format!("{:?}", LabKeys::parse(GOOD).unwrap());
-        assert!(shown.contains("4d4d4d0000000001"));
-        assert!(!shown.contains("000102"));
-        assert!(!shown.contains("d0d1"));
-        assert!(!shown.contains("3132"));
-    }
-
-    #[test]
-    fn written_keys_read_back_and_belong_to_their_owner() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("meter.toml");
-        let mut next = 0_u8;
-        let keys = LabKeys::generate(|octets| {
-            for octet in octets {
-                *octet = next;
-                next = next.wrapping_add(1);
-            }
-        });
-        keys.write(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        let read = LabKeys::read(&path).unwrap();
-        assert_eq!(
-            (read.ek, read.ak, read.kek, &read.password),
-            (keys.ek, keys.ak, keys.kek, &keys.password)
-        );
-        assert!(read.server_system_title.starts_with(b"LKM"));
-        assert!(
-            keys.write(&path).is_err(),
-            "a key file must not be overwritten"
-        );
-    }
-}
+mod tests;

@@ -35,6 +35,6 @@ pub use crate::{
     fault::{FAULTS, Fault, FaultEntry, FaultKind},
     fleet::{Fleet, fleet_addresses},
     lab::LabKeys,
-    options::{Auth, MeterOptions, Profile},
+    options::{Auth, Form, MeterOptions, Notify, Policy, Profile, Services, Transport},
     server::{MeterServer, run_meter},
 };

@@ -1,7 +1,7 @@
 //! The COSEM server: which objects there are, who may do what with them, and what they do.
 
 use dlms::{
-    Attribute, Conformance, Data, Method, Obis, Request, Selection,
+    Attribute, Data, Method, Obis, Request, Selection,
     cosem::{Wrong, clock, disconnect_control, name, profile, script_table},
 };
 
@@ -290,21 +290,6 @@ fn script(parameter: Option<&Data>) -> Result<u16, u8> {
 fn unmatched(_: Wrong) -> u8 {
     result::TYPE_UNMATCHED
 }
-
-/// The longest APDU, either way, ciphering included.
-pub(crate) const MAX_PDU: u16 = 1024;
-
-/// The services this meter has; general protection is added for ciphered clients.
-pub(crate) const CONFORMANCE: Conformance = Conformance::new(
-    Conformance::GET.bits()
-        | Conformance::SET.bits()
-        | Conformance::ACTION.bits()
-        | Conformance::SELECTIVE_ACCESS.bits()
-        | Conformance::BLOCK_TRANSFER_GET.bits()
-        | Conformance::MULTIPLE_REFERENCES.bits()
-        | Conformance::ACCESS.bits()
-        | Conformance::PRIORITY_MANAGEMENT.bits(),
-);
 
 #[cfg(test)]
 mod tests;

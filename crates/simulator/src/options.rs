@@ -1,20 +1,49 @@
 //! What a meter is told when it is made.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf};
+
+use dlms::{
+    ClientAccess, Conformance, LinkConfig, Mechanism, MeterConfig, Protection, SecurityControl,
+    SystemTitle, agreement::AlgorithmId, hdlc,
+};
 
 use crate::{Error, Fault, LabKeys};
+
+mod words;
+
+pub use words::{Auth, Form, Policy, Profile, Transport};
 
 /// Everything that makes one simulated meter.
 #[derive(Debug, Clone)]
 pub struct MeterOptions {
-    /// Address to listen on; port 0 takes any free one.
+    /// Address to listen on; port 0 takes any free one. A serial line has none: see [`Transport::Serial`].
     pub listen: SocketAddr,
-    /// Keys and titles.
+    /// What carries its APDUs.
+    pub transport: Transport,
+    /// The addresses and sizes of HDLC; of no consequence for other transports. Its time-out and retries are the
+    /// client's affair.
+    pub hdlc: hdlc::Config,
+    /// Keys, titles and suite.
     pub lab_keys: LabKeys,
     /// Which objects it has.
     pub profile: Profile,
     /// How its management client authenticates.
     pub auth: Auth,
+    /// The forms that the management client's APDUs may have; none means those of `auth`: plain for `none` and `low`,
+    /// glo and general-glo for the others. Each is answered in kind.
+    pub forms: Vec<Form>,
+    /// What of a ciphered APDU is protected, in both directions.
+    pub policy: Policy,
+    /// Whether the management client's APDUs must be signed as well; so are the answers. Suites 1 and 2.
+    pub signed: bool,
+    /// How AlgorithmID is written when a key is agreed.
+    pub algorithm_id: AlgorithmId,
+    /// The longest APDU it receives, ciphering included: 64..65535 octets, 0 for no limit. A small one forces blocks.
+    pub max_pdu: u16,
+    /// The services it has besides GET, SET and ACTION.
+    pub services: Services,
+    /// What it tells unasked.
+    pub notify: Notify,
     /// A fault to play.
     pub fault: Option<Fault>,
     /// How long a cold boot takes; a warm one takes half of it. At most 3600.
@@ -27,15 +56,71 @@ pub struct MeterOptions {
     pub idle_seconds: f64,
 }
 
+/// Services that a meter may have or not. The defaults are those of the meters in the field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Services {
+    /// Several attributes or methods in one request (multiple references).
+    pub lists: bool,
+    /// ACCESS.
+    pub access: bool,
+    /// General block transfer. Some clients propose it and cannot do it.
+    pub gbt: bool,
+    /// Block transfer of GET answers, and of SET and ACTION both ways.
+    pub blocks: bool,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self {
+            lists: true,
+            access: true,
+            gbt: false,
+            blocks: true,
+        }
+    }
+}
+
+/// What a meter tells unasked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Notify {
+    /// An EventNotification for each entry of the event log, to the management client while it is associated and has
+    /// negotiated it. Over HDLC it waits for the next answer.
+    pub events: bool,
+    /// A DataNotification to this address when the meter is on the mesh again after a boot: over UDP in a datagram, else
+    /// over a TCP connection of its own, in the wrapper, plain.
+    pub push: Option<SocketAddr>,
+}
+
+/// What a meter demands of its management client, and what it has to offer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) mechanism: Mechanism,
+    /// Whether its associations can be ciphered.
+    pub(crate) ciphered: bool,
+    pub(crate) control: SecurityControl,
+    pub(crate) signed: bool,
+    pub(crate) conformance: Conformance,
+    pub(crate) max_pdu: u16,
+}
+
 impl MeterOptions {
-    /// A healthy meter of the standard profile with HLS5, booting in 5 s.
+    /// A healthy meter of the standard profile over TCP, with HLS5 and suite 0, booting in 5 s.
     #[must_use]
     pub fn new(listen: SocketAddr, lab_keys: LabKeys) -> Self {
         Self {
             listen,
+            transport: Transport::Tcp,
+            hdlc: hdlc::Config::default(),
             lab_keys,
             profile: Profile::Standard,
             auth: Auth::Hls5,
+            forms: Vec::new(),
+            policy: Policy::Both,
+            signed: false,
+            algorithm_id: AlgorithmId::Standard,
+            max_pdu: 1024,
+            services: Services::default(),
+            notify: Notify::default(),
             fault: None,
             boot_seconds: 5.0,
             state_file: None,
@@ -55,6 +140,84 @@ impl MeterOptions {
             .filter(|ms| *ms > 0)
             .unwrap_or(120_000)
     }
+
+    /// Whether the options agree with each other and with the keys.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let forms = self.forms();
+        let dedicated = forms.iter().any(|form| form.is_dedicated());
+        let why = if let Some(key) = self.lab_keys.missing(self.auth, &forms, self.signed) {
+            format!("the lab keys have no {key}, which the authentication, a form or signing needs")
+        } else if (1..MAX_PDU_MIN).contains(&self.max_pdu) {
+            let found = self.max_pdu;
+            format!("APDUs of {found} octets are too short; {MAX_PDU_MIN} at least, or 0")
+        } else if dedicated && self.policy == Policy::Authenticated {
+            "a dedicated key cannot be sent without encryption; choose another policy or form"
+                .into()
+        } else if self.hdlc.server(SERVER_SAP).is_err() {
+            "the HDLC address does not hold the logical and physical device; use more octets".into()
+        } else {
+            return Ok(());
+        };
+        Err(Error::Options(why))
+    }
+
+    /// The forms of the management client.
+    fn forms(&self) -> Vec<Protection> {
+        match (self.forms.as_slice(), self.auth) {
+            ([], Auth::None | Auth::Low) => vec![Protection::Plain],
+            ([], _) => vec![Protection::Glo, Protection::GeneralGlo],
+            (forms, _) => forms.iter().map(|form| form.0).collect(),
+        }
+    }
+
+    pub(crate) fn terms(&self) -> Terms {
+        let forms = self.forms();
+        let ciphered = forms.iter().any(|form| form.is_ciphered());
+        let bits = [
+            (self.services.lists, Conformance::MULTIPLE_REFERENCES),
+            (self.services.access, Conformance::ACCESS),
+            (self.services.gbt, Conformance::GENERAL_BLOCK_TRANSFER),
+            (self.services.blocks, BLOCKS),
+            (self.notify.events, Conformance::EVENT_NOTIFICATION),
+            (self.notify.push.is_some(), Conformance::DATA_NOTIFICATION),
+            (ciphered, Conformance::GENERAL_PROTECTION),
+        ];
+        let more = bits.into_iter().filter_map(|(has, bit)| has.then_some(bit));
+        Terms {
+            mechanism: self.auth.mechanism(),
+            ciphered,
+            control: self.policy.control(self.lab_keys.suite()),
+            signed: self.signed,
+            conformance: more.fold(BASE, |all, bit| all | bit),
+            max_pdu: self.max_pdu,
+        }
+    }
+
+    /// What the association value of a connection is told.
+    pub(crate) fn config(&self) -> MeterConfig {
+        let terms = self.terms();
+        let management = ClientAccess {
+            client_sap: MANAGEMENT_SAP,
+            mechanism: terms.mechanism,
+            password: self.lab_keys.password().to_vec(),
+            forms: self.forms(),
+            control: terms.control,
+            signed: terms.signed,
+        };
+        let public = ClientAccess::plain(PUBLIC_SAP, Mechanism::None, Vec::new());
+        let title = SystemTitle::new(self.lab_keys.server_system_title());
+        MeterConfig {
+            link: match &self.transport {
+                Transport::Tcp => LinkConfig::Tcp,
+                Transport::Udp => LinkConfig::Udp,
+                Transport::Hdlc | Transport::Serial { .. } => LinkConfig::Hdlc(self.hdlc.clone()),
+            },
+            server_sap: SERVER_SAP,
+            max_pdu: terms.max_pdu,
+            conformance: terms.conformance,
+            ..MeterConfig::new(title, vec![management, public])
+        }
+    }
 }
 
 /// Milliseconds of a reasonable number of seconds.
@@ -64,101 +227,33 @@ fn millis(seconds: f64) -> Option<u64> {
     u64::try_from(duration.as_millis()).ok()
 }
 
-/// Which reset interface a meter offers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Profile {
-    /// Disconnect control and a vendor's script table 0.0.10.1.0.255 with scripts 1 soft, 2 warm, 3 cold.
-    #[default]
-    Standard,
-    /// The standard objects, and the procedure's own: 0.0.96.1.2.255, attribute 2 the state, method 1 the cold reset.
-    Procedure,
-}
+/// The services that every meter has.
+const BASE: Conformance = Conformance::new(
+    Conformance::GET.bits()
+        | Conformance::SET.bits()
+        | Conformance::ACTION.bits()
+        | Conformance::SELECTIVE_ACCESS.bits()
+        | Conformance::PRIORITY_MANAGEMENT.bits(),
+);
 
-impl Profile {
-    /// The name on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Standard => "standard",
-            Self::Procedure => "procedure",
-        }
-    }
-}
+const BLOCKS: Conformance = Conformance::new(
+    Conformance::BLOCK_TRANSFER_GET.bits()
+        | Conformance::BLOCK_TRANSFER_SET.bits()
+        | Conformance::BLOCK_TRANSFER_ACTION.bits(),
+);
 
-impl FromStr for Profile {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "standard" => Ok(Self::Standard),
-            "procedure" => Ok(Self::Procedure),
-            _ => Err(Error::UnknownWord {
-                what: "profile",
-                name: text.to_owned(),
-                known: "standard, procedure",
-            }),
-        }
-    }
-}
-
-impl fmt::Display for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// How the management client (SAP 1) authenticates. The public client (SAP 16) never does, and reads one object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Auth {
-    /// Not at all; nothing is ciphered.
-    None,
-    /// By the password of the lab keys; nothing is ciphered.
-    Low,
-    /// HLS5 (GMAC); every APDU authenticated and encrypted, by `glo` or `general-glo`.
-    #[default]
-    Hls5,
-}
-
-impl FromStr for Auth {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "none" => Ok(Self::None),
-            "low" => Ok(Self::Low),
-            "hls5" => Ok(Self::Hls5),
-            _ => Err(Error::UnknownWord {
-                what: "authentication",
-                name: text.to_owned(),
-                known: "none, low, hls5",
-            }),
-        }
-    }
-}
+/// The logical device.
+pub(crate) const SERVER_SAP: u16 = 1;
+/// The client that may reset.
+pub(crate) const MANAGEMENT_SAP: u16 = 1;
+/// The client that may read the invocation counter.
+pub(crate) const PUBLIC_SAP: u16 = 16;
+/// The shortest APDU that leaves room for a block in every form.
+const MAX_PDU_MIN: u16 = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_parse_or_name_the_known_ones() {
-        assert_eq!("procedure".parse::<Profile>().unwrap(), Profile::Procedure);
-        assert_eq!("low".parse::<Auth>().unwrap(), Auth::Low);
-        assert!(
-            "hls7"
-                .parse::<Auth>()
-                .unwrap_err()
-                .to_string()
-                .contains("none, low, hls5")
-        );
-        assert!(
-            "idis"
-                .parse::<Profile>()
-                .unwrap_err()
-                .to_string()
-                .contains("standard, procedure")
-        );
-    }
 
     #[test]
     fn times_are_bounded() {

@@ -1,7 +1,7 @@
 //! The values of attributes, in the types of their classes.
 
 use dlms::{
-    ApplicationContext, Conformance, Data, Mechanism, Obis, Selection, SystemTitle,
+    ApplicationContext, Data, Mechanism, Obis, Selection, SystemTitle,
     cosem::{
         Bits, Code, DateTime, Octets, Time, Title, activity_calendar as calendar,
         association::{
@@ -21,14 +21,15 @@ use dlms::{
 };
 
 use crate::{
-    Auth, Profile,
+    Profile,
     device::Device,
     fault::FaultKind,
     logs::{EventLog, LoadProfile},
     objects::{
-        CONFORMANCE, MAX_PDU, View, buffer, result,
+        View, buffer, result,
         table::{self, Object},
     },
+    options::{MANAGEMENT_SAP, PUBLIC_SAP, SERVER_SAP, Terms},
     rtc,
 };
 
@@ -207,13 +208,34 @@ impl Device {
     }
 
     fn security_setup(&self, index: i8) -> Option<Data> {
-        let policy = match self.auth {
-            Auth::Hls5 => Policy::AUTHENTICATED_REQUEST
-                .and(Policy::ENCRYPTED_REQUEST)
-                .and(Policy::AUTHENTICATED_RESPONSE)
-                .and(Policy::ENCRYPTED_RESPONSE),
-            Auth::None | Auth::Low => Policy::NONE,
-        };
+        let Terms {
+            control,
+            ciphered,
+            signed,
+            ..
+        } = self.terms;
+        let bits = [
+            (
+                ciphered && control.is_authenticated(),
+                Policy::AUTHENTICATED_REQUEST,
+            ),
+            (
+                ciphered && control.is_authenticated(),
+                Policy::AUTHENTICATED_RESPONSE,
+            ),
+            (
+                ciphered && control.is_encrypted(),
+                Policy::ENCRYPTED_REQUEST,
+            ),
+            (
+                ciphered && control.is_encrypted(),
+                Policy::ENCRYPTED_RESPONSE,
+            ),
+            (signed, Policy::SIGNED_REQUEST),
+            (signed, Policy::SIGNED_RESPONSE),
+        ];
+        let demanded = bits.into_iter().filter_map(|(is, bit)| is.then_some(bit));
+        let policy = demanded.fold(Policy::NONE, Policy::and);
         let title = |octets| Title(Some(SystemTitle::new(octets)));
         Some(match index {
             2 => security::SECURITY_POLICY.data(&policy),
@@ -236,22 +258,15 @@ impl Device {
     }
 
     fn association(&self, view: View, index: i8) -> Option<Data> {
-        let (client, mechanism) = match (view, self.auth) {
-            (View::Public, _) => (PUBLIC_SAP, Mechanism::None),
-            (View::Management, Auth::None) => (MANAGEMENT_SAP, Mechanism::None),
-            (View::Management, Auth::Low) => (MANAGEMENT_SAP, Mechanism::Low),
-            (View::Management, Auth::Hls5) => (MANAGEMENT_SAP, Mechanism::HlsGmac),
+        let (client, mechanism) = match view {
+            View::Public => (PUBLIC_SAP, Mechanism::None),
+            View::Management => (MANAGEMENT_SAP, self.terms.mechanism),
         };
         let ciphered = self.is_ciphered(view);
-        let general = if ciphered {
-            Conformance::GENERAL_PROTECTION
-        } else {
-            Conformance::NONE
-        };
         let info = ContextInfo {
-            conformance: CONFORMANCE | general,
-            max_receive_pdu: MAX_PDU,
-            max_send_pdu: MAX_PDU,
+            conformance: self.terms.conformance,
+            max_receive_pdu: self.terms.max_pdu,
+            max_send_pdu: self.terms.max_pdu,
             version: 6,
             quality_of_service: 0,
             cyphering_info: Some(association::Secret::default()),
@@ -290,7 +305,7 @@ impl Device {
 
     /// Whether a client's APDUs must be ciphered.
     pub(super) fn is_ciphered(&self, view: View) -> bool {
-        view == View::Management && self.auth == Auth::Hls5
+        view == View::Management && self.terms.ciphered
     }
 }
 
@@ -447,6 +462,3 @@ fn text(text: &str) -> Data {
 
 /// How much of the ring log one GET shows.
 const RING_TAIL: usize = 16 * 1024;
-const MANAGEMENT_SAP: u16 = 1;
-const PUBLIC_SAP: u16 = 16;
-const SERVER_SAP: u16 = 1;

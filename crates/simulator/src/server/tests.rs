@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use dlms::{Data, Mechanism, Protection, Selection};
 use kit::{ShutdownTrigger, Tasks};
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
 
 use self::client::HeadEnd;
 use super::*;
-use crate::{Fleet, LabKeys, fleet_addresses, logs::code};
+use crate::{Auth, Fleet, LabKeys, fleet_addresses, logs::code};
 
 mod client;
 mod keys;

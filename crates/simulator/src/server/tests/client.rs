@@ -3,16 +3,17 @@
 use std::{net::SocketAddr, time::Duration};
 
 use dlms::{
-    Attribute, Client, ClientConfig, Command, Data, Mechanism, Method, Protection, Response,
-    Selection, Suite, SystemTitle,
+    Attribute, Client, ClientConfig, Command, Data, LinkConfig, Mechanism, Method, Protection,
+    Response, Selection, Suite, SystemTitle,
     client::{Effect, Event},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
+    net::{TcpStream, UdpSocket},
+    time::{Instant, timeout_at},
 };
 
+use rand::Rng as _;
 use softcipher::{Setup, SoftCipher};
 
 use crate::LabKeys;
@@ -23,13 +24,43 @@ pub(super) struct HeadEnd {
     pub(super) cipher: SoftCipher,
     titles: [SystemTitle; 2],
     pub(super) config: ClientConfig,
+    /// The near end of a serial line.
+    pub(super) line: Option<std::path::PathBuf>,
+}
+
+/// What carries the octets.
+pub(super) enum Wire {
+    Tcp(TcpStream),
+    Udp(UdpSocket),
+    Serial(Box<serial2_tokio::SerialPort>),
+}
+
+impl Wire {
+    /// A wire that is gone shows at the next read.
+    pub(super) async fn write(&mut self, octets: &[u8]) {
+        match self {
+            Self::Tcp(stream) => drop(stream.write_all(octets).await),
+            Self::Udp(socket) => drop(socket.send(octets).await),
+            Self::Serial(port) => drop(port.write_all(octets).await),
+        }
+    }
+
+    pub(super) async fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer).await,
+            Self::Udp(socket) => socket.recv(buffer).await,
+            Self::Serial(port) => port.read(buffer).await,
+        }
+    }
 }
 
 /// An association that was opened over a connection.
 pub(super) struct Associated<'a> {
-    stream: TcpStream,
-    client: Client,
+    pub(super) wire: Wire,
+    pub(super) client: Client,
     head_end: &'a mut HeadEnd,
+    timer: Option<u64>,
+    made: Instant,
 }
 
 impl HeadEnd {
@@ -40,6 +71,7 @@ impl HeadEnd {
             address,
             cipher: SoftCipher::new(Setup::new(Suite::Suite0, titles[0]), keys.keys()).unwrap(),
             titles,
+            line: None,
             config: ClientConfig {
                 client_sap: 1,
                 server_sap: 1,
@@ -85,20 +117,41 @@ impl HeadEnd {
         }
     }
 
+    async fn connect(&self) -> std::io::Result<Wire> {
+        Ok(match (&self.line, &self.config.link) {
+            (Some(path), _) => {
+                let port = serial2_tokio::SerialPort::open(path, 115_200)?;
+                Wire::Serial(Box::new(port))
+            }
+            (None, LinkConfig::Udp) => {
+                let socket = UdpSocket::bind("127.0.0.1:0").await?;
+                socket.connect(self.address).await?;
+                Wire::Udp(socket)
+            }
+            (None, LinkConfig::Tcp | LinkConfig::Hdlc(_)) => {
+                Wire::Tcp(TcpStream::connect(self.address).await?)
+            }
+        })
+    }
+
     /// Connects and opens an association; the event that says why not otherwise, or nothing without a connection.
     pub(super) async fn open(&mut self) -> Result<Associated<'_>, Option<Event>> {
-        let stream = TcpStream::connect(self.address).await.map_err(|_| None)?;
+        let wire = self.connect().await.map_err(|_| None)?;
         let mut config = self.config.clone();
-        if config.mechanism == Mechanism::HlsGmac {
-            config.authentication_value = super::challenge();
+        if config.mechanism.is_high_level() {
+            config.authentication_value = vec![0; 32];
+            rand::rng().fill_bytes(&mut config.authentication_value);
         }
-        let mut client = Client::new(config);
-        client.open(0);
+        let client = Client::new(config);
         let mut associated = Associated {
-            stream,
+            wire,
             client,
             head_end: self,
+            timer: None,
+            made: Instant::now(),
         };
+        let now = associated.now();
+        associated.client.open(now);
         match associated.event().await {
             Event::Opened { server_title, .. } => {
                 let [_, meter] = associated.head_end.titles;
@@ -167,47 +220,59 @@ impl Associated<'_> {
     }
 
     pub(super) async fn release(mut self) {
-        self.client.release(0);
+        let now = self.now();
+        self.client.release(now);
         assert_eq!(self.event().await, Event::Released);
     }
 
-    /// Waits until the meter closes the connection.
+    /// Waits until the meter closes the connection, where there is one.
     pub(super) async fn closed(mut self) {
-        let mut buffer = [0; 64];
-        let read = timeout(LIMIT, self.stream.read(&mut buffer))
+        if !matches!(self.wire, Wire::Tcp(_)) {
+            return;
+        }
+        let (mut buffer, end) = ([0; 64], Instant::now() + LIMIT);
+        let read = timeout_at(end, self.wire.read(&mut buffer))
             .await
             .expect("the meter kept the connection");
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     }
 
-    async fn ask(&mut self, command: Command) -> Event {
-        self.client.request(0, command).unwrap();
+    pub(super) async fn ask(&mut self, command: Command) -> Event {
+        let now = self.now();
+        self.client.request(now, command).unwrap();
         self.event().await
     }
 
-    async fn event(&mut self) -> Event {
-        let mut buffer = vec![0; 2048];
+    fn now(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_millis()).unwrap()
+    }
+
+    pub(super) async fn event(&mut self) -> Event {
+        let (mut buffer, end) = (vec![0; 65_535], Instant::now() + LIMIT);
         loop {
             while let Some(effect) = self.client.poll() {
                 match effect {
-                    Effect::Transmit(frame) => {
-                        // a connection that is gone shows at the next read
-                        self.stream.write_all(&frame).await.ok();
-                    }
+                    Effect::Transmit(frame) => self.wire.write(&frame).await,
                     Effect::Cipher(job) => {
                         let result = self.head_end.cipher.run(job.op);
-                        self.client.handle_cipher(0, job.id, result);
+                        let now = self.now();
+                        self.client.handle_cipher(now, job.id, result);
                     }
                     Effect::Event(event) => return event,
-                    Effect::Timer(_) => {}
+                    Effect::Timer(at) => self.timer = Some(at),
                 }
             }
-            match timeout(LIMIT, self.stream.read(&mut buffer))
-                .await
-                .expect("no answer in time")
-            {
-                Ok(0) | Err(_) => self.client.closed(),
-                Ok(count) => self.client.handle_bytes(0, &buffer[..count]),
+            let due = self.timer.map(|at| self.made + Duration::from_millis(at));
+            let read = timeout_at(due.unwrap_or(end).min(end), self.wire.read(&mut buffer)).await;
+            let now = self.now();
+            assert!(Instant::now() < end, "no answer in time");
+            match read {
+                Err(_) => {
+                    self.timer = None;
+                    self.client.handle_timeout(now);
+                }
+                Ok(Ok(0) | Err(_)) => self.client.closed(),
+                Ok(Ok(count)) => self.client.handle_bytes(now, &buffer[..count]),
             }
         }
     }

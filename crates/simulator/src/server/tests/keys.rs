@@ -3,6 +3,8 @@
 use dlms::agreement::{KeyId, KeyTransfer};
 use softcipher::{Keys, Secret, Setup, SoftCipher};
 
+use dlms::SystemTitle;
+
 use super::*;
 
 const SECURITY: &str = "0.0.43.0.0.255";
