@@ -3,7 +3,8 @@
 mod seen;
 
 use dlms::{
-    CipherFailure, CipherJob, CipherOp, CipherOutput, KeyChoice, Protection, security::Envelope,
+    CipherFailure, CipherJob, CipherOp, CipherOutput, KeyChoice, Protection, SystemTitle,
+    security::Envelope,
 };
 use kit::Channel;
 use latchkey_proto::{
@@ -81,7 +82,7 @@ impl Context {
                 let request = AnswerChallengeRequest {
                     context_id: self.id.clone(),
                     server_challenge: challenge,
-                    server_system_title: peer_title.bytes().to_vec(),
+                    server_system_title: title_of(peer_title),
                 };
                 let answered = self.custody.answer_challenge(request).await;
                 answered.map(|answer| CipherOutput::Token(answer.into_inner().token))
@@ -165,6 +166,15 @@ impl Context {
         if let Err(status) = self.custody.close_context(request).await {
             tracing::debug!(%status, "the cipher context was not closed");
         }
+    }
+}
+
+/// A meter that did not say its title, where none is needed (HLS with MD5 and SHA-1, not ciphered), has eight zeros for
+/// one.
+fn title_of(peer: SystemTitle) -> Vec<u8> {
+    match peer.bytes() {
+        [0, 0, 0, 0, 0, 0, 0, 0] => Vec::new(),
+        title => title.to_vec(),
     }
 }
 

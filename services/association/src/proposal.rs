@@ -210,15 +210,10 @@ pub(crate) fn client_config(
         certificate: send_certificate.then(|| certificate.clone()),
         conformance,
         release: !meter.no_release,
-        recover: recovers(manner),
+        // It acts only where a meter says "not now": most often it still holds an association that nobody released.
+        recover: true,
         ..ClientConfig::default()
     })
-}
-
-/// Whether an association that the meter still holds is released, and opened once more, where the meter says "not now".
-/// Custody ciphers nothing after a release, so an association with ciphering is not: the caller comes back later.
-fn recovers(manner: &Manner) -> bool {
-    manner.protection == custody::Protection::Plain
 }
 
 fn title(octets: &[u8]) -> Result<Option<SystemTitle>, Error> {

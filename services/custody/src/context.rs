@@ -22,8 +22,12 @@ use crate::{
 /// ```text
 /// New ─InitiateRequest─▶ Initiated ─AnswerChallenge─▶ Challenged ─reply_to_HLS─▶ Replied ─VerifyAnswer─▶ Open
 ///                            └──────────── low level: InitiateResponse ────────────────────────────────▲
-/// any after New ─InitiateRequest (of the RLRQ)─▶ Released
+/// any after Initiated ─InitiateRequest (of the RLRQ)─▶ Released
+/// Initiated ─InitiateRequest (of the RLRQ)─▶ New, once; then Released
 /// ```
+///
+/// A meter may still hold an association that nobody released, and refuse the AARQ: then that one is released, and the
+/// AARQ sent once more.
 ///
 /// Without ciphering the AARQ need not pass through custody: New is as good as Initiated, and there is no Released.
 /// Without HLS either it is Open from the beginning.
@@ -91,6 +95,8 @@ impl Context {
 /// What changes in a context.
 pub(crate) struct State {
     pub(crate) stage: Stage,
+    /// An association that the meter still held was released, and this one begun again.
+    pub(crate) again: bool,
     /// Invocation counters of the global key that are reserved and unused.
     pub(crate) counters: Range<u32>,
     /// Those taken from the meter, under the global key.
@@ -264,6 +270,7 @@ mod tests {
                 transactions: Vec::new(),
                 outstanding: Outstanding::default(),
                 transfer: None,
+                again: false,
             }),
         }
     }

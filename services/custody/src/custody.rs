@@ -100,6 +100,7 @@ impl Custody {
             transactions: Vec::new(),
             outstanding: Outstanding::default(),
             transfer: None,
+            again: false,
         };
         let Verified {
             permit,

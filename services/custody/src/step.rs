@@ -205,7 +205,10 @@ pub(crate) fn apply(context: &Context, state: &mut State, step: Step) {
             outstanding.initiate();
         }
         Step::Release => {
-            state.stage = Stage::Released;
+            // Nothing has come of this association: the one that the meter still holds is released.
+            let before = state.stage == Stage::Initiated && !state.again;
+            state.again |= before;
+            state.stage = if before { Stage::New } else { Stage::Released };
             outstanding.initiate();
         }
         Step::ReplyToHls { invoke } => {
