@@ -93,21 +93,62 @@ pub(crate) async fn get_object(
     session: &Session,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let meter_id = meter_of(&args.object, session)?;
-    let what = format!(
-        "read attribute {} of {} in {meter_id}",
-        args.attribute, args.object.id
-    );
-    output.waiting(format!("reading {} in {meter_id}", args.object.id));
+    let meter_id = meter_of(args.meter.as_deref(), session)?;
+    let attributes = attributes(&args)?;
+    match attributes.as_slice() {
+        [attribute] => one_object(attribute, meter_id, session, output).await,
+        attributes => objects(attributes, meter_id, session, output).await,
+    }
+}
+
+/// Which attributes are asked for: one index and one class for all of them, or one for each.
+fn attributes(args: &args::GetObject) -> Result<Vec<pb::AttributeName>, Failure> {
+    let ids = args.id.len();
+    let counts = |given: usize| given == ids || given <= 1;
+    if !counts(args.attribute.len()) || !counts(args.class.len()) {
+        return Err(Failure::usage(format!(
+            "{ids} objects, {} attributes, {} classes",
+            args.attribute.len(),
+            args.class.len()
+        ))
+        .mend("give --attribute once for all objects or once for each; --class likewise, or not at all"));
+    }
+    let nth = |given: &[i32], at: usize| given.get(at).or(given.first()).copied();
+    let class = |at: usize| args.class.get(at).or(args.class.first()).copied();
+    Ok((0..)
+        .zip(&args.id)
+        .map(|(at, id)| pb::AttributeName {
+            class_id: class(at).unwrap_or_default().into(),
+            logical_name: id.clone(),
+            attribute: nth(&args.attribute, at).unwrap_or_default(),
+        })
+        .collect())
+}
+
+fn words(attribute: &pb::AttributeName) -> String {
+    format!(
+        "attribute {} of {}",
+        attribute.attribute, attribute.logical_name
+    )
+}
+
+async fn one_object(
+    asked: &pb::AttributeName,
+    meter_id: String,
+    session: &Session,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let what = format!("read {} in {meter_id}", words(asked));
+    output.waiting(format!("reading {} in {meter_id}", asked.logical_name));
     // The name goes as it was typed: the service refuses a malformed one, and its denial is in the trail.
     let response = session
         .access()?
         .get_object(pb::GetObjectRequest {
             request_id: session.request_id(),
             meter_id: meter_id.clone(),
-            class_id: args.class.into(),
-            logical_name: args.object.id.clone(),
-            attribute: args.attribute,
+            class_id: asked.class_id,
+            logical_name: asked.logical_name.clone(),
+            attribute: asked.attribute,
             reason: String::new(),
         })
         .await
@@ -115,15 +156,81 @@ pub(crate) async fn get_object(
         .into_inner();
     output.done();
     refused_by_meter(response.result, &what)?;
-    let mut json = data::json(&response.data);
-    if let Some(json) = json.as_object_mut() {
-        json.insert("meter_id".into(), json!(meter_id));
-        json.insert("class_id".into(), json!(response.class_id));
-        json.insert("logical_name".into(), json!(args.object.id));
-        json.insert("attribute".into(), json!(args.attribute));
-    }
+    let json = value_json(asked, response.class_id, &meter_id, &response.data);
     output.result(&json, || data::text(&response.data));
     Ok(Exit::OK)
+}
+
+fn value_json(
+    asked: &pb::AttributeName,
+    class_id: u32,
+    meter_id: &str,
+    octets: &[u8],
+) -> serde_json::Value {
+    let mut json = data::json(octets);
+    if let Some(json) = json.as_object_mut() {
+        json.insert("meter_id".into(), json!(meter_id));
+        json.insert("class_id".into(), json!(class_id));
+        json.insert("logical_name".into(), json!(asked.logical_name));
+        json.insert("attribute".into(), json!(asked.attribute));
+    }
+    json
+}
+
+/// Several attributes, in one request if the meter can. Each that the meter refuses says so; the first decides the exit
+/// code.
+async fn objects(
+    asked: &[pb::AttributeName],
+    meter_id: String,
+    session: &Session,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let what = format!("read {} attributes in {meter_id}", asked.len());
+    output.waiting(format!("reading {} attributes in {meter_id}", asked.len()));
+    let response = session
+        .access()?
+        .get_objects(pb::GetObjectsRequest {
+            request_id: session.request_id(),
+            meter_id: meter_id.clone(),
+            attributes: asked.to_vec(),
+            reason: String::new(),
+        })
+        .await
+        .map_err(|status| Failure::status(&what, &status))?
+        .into_inner();
+    output.done();
+    let mut refused = None;
+    let mut rows = Vec::new();
+    for (asked, value) in asked.iter().zip(&response.values) {
+        let mut json = value_json(asked, value.class_id, &meter_id, &value.data);
+        let mut said = data::text(&value.data);
+        let what = format!("read {} in {meter_id}", words(asked));
+        if let Err(failure) = refused_by_meter(value.result, &what) {
+            json = json!({
+                "meter_id": meter_id,
+                "class_id": value.class_id,
+                "logical_name": asked.logical_name,
+                "attribute": asked.attribute,
+            });
+            said = format!(
+                "refused: {} ({})",
+                data::result_name(value.result),
+                value.result
+            );
+            refused.get_or_insert(failure);
+        }
+        if let Some(json) = json.as_object_mut() {
+            json.insert("result".into(), json!(value.result));
+        }
+        let name = format!("{}:{}", asked.logical_name, asked.attribute);
+        rows.push((json, vec![name, value.class_id.to_string(), said]));
+    }
+    output.table(&["ATTRIBUTE", "CLASS", "VALUE"], &rows);
+    output.note(match response.one_request {
+        true => "read in one request",
+        false => "read one after the other: the meter takes no list",
+    });
+    refused.map_or(Ok(Exit::OK), Err)
 }
 
 pub(crate) async fn invoke_method(
@@ -131,7 +238,7 @@ pub(crate) async fn invoke_method(
     session: &Session,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let meter_id = meter_of(&args.object, session)?;
+    let meter_id = meter_of(args.object.meter.as_deref(), session)?;
     let parameter = args
         .data
         .as_deref()
@@ -164,7 +271,7 @@ pub(crate) async fn read_profile(
     session: &Session,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let meter_id = meter_of(&args.object, session)?;
+    let meter_id = meter_of(args.object.meter.as_deref(), session)?;
     let what = format!(
         "read {} entries of {} in {meter_id}",
         args.entries, args.object.id
@@ -243,13 +350,15 @@ fn check_mechanism(asked: &str, meter: &Meter) -> Result<(), Failure> {
             meter.meter_id,
             name_of(mechanism)
         ))),
-        None => match asked.to_uppercase().as_str() {
-            later @ ("HLS" | "HLS2" | "HLS3" | "HLS4" | "HLS6" | "HLS7") => {
-                Err(mismatch(format!("{later} is not supported yet")))
-            }
-            _ => Err(Failure::usage(format!("--auth {asked:?} is no mechanism"))
-                .mend("use HLS5, LOW or NONE")),
-        },
+        None if asked.eq_ignore_ascii_case("HLS2") => Err(mismatch(
+            "HLS2 is each manufacturer's own, and not spoken here".to_owned(),
+        )),
+        None => Err(
+            Failure::usage(format!("--auth {asked:?} is no mechanism")).mend(format!(
+                "use NONE, LOW, HLS3, HLS4, HLS5, HLS6 or HLS7; {} is enrolled with {enrolled}",
+                meter.meter_id
+            )),
+        ),
     }
 }
 
@@ -257,7 +366,11 @@ fn mechanism(name: &str) -> Option<Mechanism> {
     match name.to_uppercase().as_str() {
         "NONE" | "LOWEST" => Some(Mechanism::None),
         "LOW" | "LLS" => Some(Mechanism::Low),
+        "HLS3" | "MD5" => Some(Mechanism::HlsMd5),
+        "HLS4" | "SHA1" | "SHA-1" => Some(Mechanism::HlsSha1),
         "HLS5" | "GMAC" => Some(Mechanism::HlsGmac),
+        "HLS6" | "SHA256" | "SHA-256" => Some(Mechanism::HlsSha256),
+        "HLS7" | "ECDSA" => Some(Mechanism::HlsEcdsa),
         _ => None,
     }
 }
@@ -308,9 +421,9 @@ fn remember(meter_id: &str, session: &Session, output: &Output) -> Result<(), Fa
     Ok(())
 }
 
-fn meter_of(object: &args::Object, session: &Session) -> Result<String, Failure> {
-    if let Some(meter) = &object.meter {
-        return Ok(meter.clone());
+fn meter_of(named: Option<&str>, session: &Session) -> Result<String, Failure> {
+    if let Some(meter) = named {
+        return Ok(meter.to_owned());
     }
     let path = session.connected_meter_file()?;
     let remembered = std::fs::read_to_string(path).unwrap_or_default();
@@ -347,20 +460,43 @@ mod tests {
     }
 
     #[test]
-    fn hls7_says_not_yet_and_what_would_work() {
-        let failure = check_mechanism("HLS7", &meter(Mechanism::HlsGmac)).unwrap_err();
-        assert_eq!(failure.exit(), Exit::ACCESS_DENIED);
-        let said = failure.to_string();
+    fn another_mechanism_is_a_security_context_mismatch() {
+        assert!(check_mechanism("hls7", &meter(Mechanism::HlsEcdsa)).is_ok());
+        for (asked, enrolled) in [
+            ("HLS7", Mechanism::HlsGmac),
+            ("HLS2", Mechanism::HlsSha256),
+            ("HLS5", Mechanism::HlsEcdsa),
+        ] {
+            let failure = check_mechanism(asked, &meter(enrolled)).unwrap_err();
+            assert_eq!(failure.exit(), Exit::ACCESS_DENIED);
+            let said = failure.to_string();
+            let mend = format!("ask with --auth {}", name_of(enrolled));
+            assert!(said.contains("mismatch") && said.contains(&mend), "{said}");
+        }
+        for nonsense in ["MD6", "HLS", "HLS8"] {
+            let failure = check_mechanism(nonsense, &meter(Mechanism::Low)).unwrap_err();
+            assert_eq!(failure.exit(), Exit::USAGE);
+        }
+    }
+
+    #[test]
+    fn one_attribute_index_for_all_objects_or_one_for_each() {
+        let asked = |ids: &[&str], attribute: &[i32], class: &[u16]| {
+            attributes(&args::GetObject {
+                id: ids.iter().map(|id| (*id).to_owned()).collect(),
+                meter: None,
+                attribute: attribute.to_vec(),
+                class: class.to_vec(),
+            })
+        };
+        let both = asked(&["1.0.0.2.0.255", "0.0.1.0.0.255"], &[2], &[]).unwrap();
         assert!(
-            said.contains("not supported yet") && said.contains("--auth HLS5"),
-            "{said}"
+            both.iter()
+                .all(|one| one.attribute == 2 && one.class_id == 0)
         );
-        assert_eq!(
-            check_mechanism("MD6", &meter(Mechanism::Low))
-                .unwrap_err()
-                .exit(),
-            Exit::USAGE
-        );
+        let each = asked(&["1.0.0.2.0.255", "0.0.1.0.0.255"], &[2, 4], &[1, 8]).unwrap();
+        assert_eq!((each[1].attribute, each[1].class_id), (4, 8));
+        assert!(asked(&["1.0.0.2.0.255"], &[2, 4], &[]).is_err());
     }
 
     #[test]

@@ -1,12 +1,18 @@
 //! The command surface. The doc comments are the help texts.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use latchkey_proto::audit::v1 as audit;
 
 use crate::output::Format;
+
+mod meter;
+mod sim;
+
+pub(crate) use meter::*;
+pub(crate) use sim::*;
 
 /// Resets smart meters remotely, safely and provably.
 #[derive(Debug, Parser)]
@@ -177,115 +183,6 @@ pub(crate) enum Resets {
     },
 }
 
-/// How an association is authenticated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Auth {
-    /// Lowest level: no authentication.
-    None,
-    /// Low level: a password.
-    Low,
-    /// High level with GMAC (mechanism 5).
-    Hls5,
-}
-
-/// How APDUs of a meter with keys are protected.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Protection {
-    /// The service-specific global tags.
-    Glo,
-    /// general-glo-ciphering.
-    GeneralGlo,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Meter {
-    /// Enrol a meter: allowlist, laboratory keys, directory. Needs `lab_import = true` in custody's configuration.
-    Add(MeterAdd),
-    /// Meters by id.
-    List,
-    /// One meter.
-    Show {
-        /// Its id.
-        meter: String,
-    },
-    /// Forget a meter. Its keys stay in custody, its address in the allowlist, its entries in the trail.
-    Remove {
-        /// Its id.
-        meter: String,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct MeterAdd {
-    /// Its id: at most 64 characters of [A-Za-z0-9._-].
-    pub(crate) meter: String,
-    /// Where it listens.
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub(crate) address: SocketAddr,
-    /// TOML, hex values: client_system_title, server_system_title, ek, ak, password.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) lab_keys: PathBuf,
-    /// Its reset profile: `standard`, `procedure`, or one of the reset service's profile_dir. Checked by the first reset.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) profile: String,
-    /// How it authenticates.
-    #[arg(long, value_enum, default_value_t = Auth::Hls5)]
-    pub(crate) auth: Auth,
-    /// How its APDUs are protected, if its key file holds keys.
-    #[arg(long, value_enum, default_value_t = Protection::Glo)]
-    pub(crate) protection: Protection,
-    /// Wrapper port of the management client.
-    #[arg(long, value_name = "SAP", default_value_t = 1)]
-    pub(crate) client_sap: u16,
-    /// Wrapper port of the logical device.
-    #[arg(long, value_name = "SAP", default_value_t = 1)]
-    pub(crate) server_sap: u16,
-    /// Object the public client reads the invocation counter from; empty if the meter has none.
-    #[arg(long, value_name = "OBIS", default_value = "0.0.43.1.0.255")]
-    pub(crate) invocation_counter: String,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Keys {
-    /// Generate a meter's keys inside the token.
-    Generate {
-        /// The meter's id.
-        meter: String,
-        #[command(flatten)]
-        titles: Titles,
-    },
-    /// What custody holds, for every meter.
-    List,
-    /// What custody holds for one meter.
-    Show {
-        /// The meter's id.
-        meter: String,
-    },
-    /// Import keys wrapped (RFC 3394) under the token's transport key.
-    Import {
-        /// The meter's id.
-        meter: String,
-        #[command(flatten)]
-        titles: Titles,
-        /// Wrapped encryption key: 24 octets in hex.
-        #[arg(long, value_name = "HEX")]
-        wrapped_ek: String,
-        /// Wrapped authentication key: 24 octets in hex.
-        #[arg(long, value_name = "HEX")]
-        wrapped_ak: String,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Titles {
-    /// System title the client uses: 8 octets in hex.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) client_title: String,
-    /// The meter's system title: 8 octets in hex.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) server_title: String,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
     /// The newest signed checkpoint, and the key it verifies with.
@@ -359,77 +256,6 @@ pub(crate) enum Allowlist {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Sim {
-    /// Play one meter; prints a JSON line per event.
-    Meter(SimMeter),
-    /// Play many meters.
-    Fleet(SimFleet),
-    /// Make a key file for a laboratory meter.
-    Keys {
-        /// Where to. An existing file is left alone.
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SimMeter {
-    /// Where to listen.
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub(crate) listen: SocketAddr,
-    /// Its keys: TOML, hex values.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) lab_keys: PathBuf,
-    /// `standard` or `procedure`.
-    #[arg(long, value_name = "NAME", default_value = "standard")]
-    pub(crate) profile: simulator::Profile,
-    /// What it demands of the management client.
-    #[arg(long, value_enum, default_value_t = Auth::Hls5)]
-    pub(crate) auth: Auth,
-    /// A fault to play.
-    #[arg(long, value_name = "NAME[=ARG]")]
-    pub(crate) fault: Option<simulator::Fault>,
-    /// How long a cold start takes; a warm one takes half of it.
-    #[arg(
-        long,
-        value_name = "S",
-        default_value_t = 5.0,
-        overrides_with = "boot_seconds"
-    )]
-    pub(crate) boot_seconds: f64,
-    /// Start with the relay open, as after a disconnection for non-payment.
-    #[arg(long)]
-    pub(crate) disconnected: bool,
-    /// Keep non-volatile memory in this file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) state: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SimFleet {
-    /// Play the meters of this `dev init` folder.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["count", "base"], required_unless_present = "count")]
-    pub(crate) dir: Option<PathBuf>,
-    /// Play this many meters with fresh keys.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=5000))]
-    pub(crate) count: Option<u16>,
-    /// The first meter's address; the others follow it.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.10.0.1:4059")]
-    pub(crate) base: SocketAddr,
-    /// With --count: write every meter's key file into this folder.
-    #[arg(long, value_name = "DIR", requires = "count")]
-    pub(crate) keys_out: Option<PathBuf>,
-    /// How long a cold start takes; a warm one takes half of it.
-    #[arg(
-        long,
-        value_name = "S",
-        default_value_t = 5.0,
-        overrides_with = "boot_seconds"
-    )]
-    pub(crate) boot_seconds: f64,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum Trace {
     /// Say what each octet of frames and APDUs means. Asks no service.
     Explain(Explain),
@@ -465,7 +291,7 @@ pub(crate) struct Connect {
     /// The meter's TCP port.
     #[arg(long, default_value_t = 4059)]
     pub(crate) port: u16,
-    /// HLS5, LOW or NONE: must be what the meter is enrolled with.
+    /// NONE, LOW, HLS3, HLS4, HLS5, HLS6 or HLS7: must be what the meter is enrolled with.
     #[arg(long, value_name = "MECHANISM")]
     pub(crate) auth: String,
 }
@@ -483,14 +309,20 @@ pub(crate) struct Object {
 
 #[derive(Debug, Args)]
 pub(crate) struct GetObject {
-    #[command(flatten)]
-    pub(crate) object: Object,
-    /// Attribute index.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=127))]
-    pub(crate) attribute: i32,
-    /// COSEM class. Default: what the profile or the Blue Book say for this logical name.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) class: u16,
+    /// Logical name (OBIS code), such as 0.0.96.1.2.255. May be given up to 16 times: all are read in one request if the
+    /// meter takes lists.
+    #[arg(long, value_name = "OBIS", required = true)]
+    pub(crate) id: Vec<String>,
+    /// The meter's id. Default: the one `connect` proved last.
+    #[arg(long, value_name = "ID")]
+    pub(crate) meter: Option<String>,
+    /// Attribute index: once for all objects, or once for each.
+    #[arg(long, value_name = "N", required = true, value_parser = clap::value_parser!(i32).range(1..=127))]
+    pub(crate) attribute: Vec<i32>,
+    /// COSEM class: once for all objects, or once for each. Default: what the profile or the Blue Book say for this
+    /// logical name.
+    #[arg(long, value_name = "N")]
+    pub(crate) class: Vec<u16>,
 }
 
 #[derive(Debug, Args)]

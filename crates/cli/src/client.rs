@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use latchkey_proto::association::v1::association_service_client::AssociationServiceClient;
 use latchkey_proto::association::v1::meter_service_client::MeterServiceClient;
 use latchkey_proto::audit::v1::allowlist_service_client::AllowlistServiceClient;
 use latchkey_proto::audit::v1::trail_service_client::TrailServiceClient;
@@ -61,6 +62,11 @@ impl Session {
     pub(crate) fn meters(&self) -> Result<MeterServiceClient<kit::Channel>, Failure> {
         let config = self.config()?;
         channel(config, &config.association).map(MeterServiceClient::new)
+    }
+
+    pub(crate) fn associations(&self) -> Result<AssociationServiceClient<kit::Channel>, Failure> {
+        let config = self.config()?;
+        channel(config, &config.association).map(AssociationServiceClient::new)
     }
 
     pub(crate) fn resets(&self) -> Result<ResetServiceClient<kit::Channel>, Failure> {

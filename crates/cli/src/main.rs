@@ -103,7 +103,7 @@ async fn dispatch(
         Command::Keys(verb) => keys::run(verb, session, output).await,
         Command::Audit(verb) => audit::run(verb, session, output).await,
         Command::Allowlist(verb) => allowlist::run(verb, session, output).await,
-        Command::Sim(verb) => sim::run(verb, output).await,
+        Command::Sim(verb) => sim::run(verb, session, output).await,
         Command::Trace(verb) => trace::run(verb, output),
         Command::Doctor => doctor::run(session, output).await,
         Command::Connect(args) => access::connect(args, session, output).await,

@@ -1,18 +1,21 @@
 //! `latchkey meter`: the directory of meters.
 
 use latchkey_proto::association::v1 as pb;
-use latchkey_proto::audit::v1::AllowlistSide;
-use latchkey_proto::custody::v1::{ImportLabKeysRequest, Mechanism, Protection};
+use latchkey_proto::custody::v1::{KeyInfo, SecurityPolicy as Policy};
 use serde_json::{Value, json};
 use simulator::LabKeys;
 
 use crate::access::name_of;
-use crate::allowlist;
-use crate::args::{self, Auth, MeterAdd};
+use crate::args;
 use crate::client::{Session, all_pages};
 use crate::exit::Exit;
 use crate::failure::{Failure, Party};
 use crate::output::{Output, short, time};
+
+mod enrol;
+mod plan;
+
+pub(crate) use enrol::enrol;
 
 pub(crate) async fn run(
     verb: args::Meter,
@@ -39,6 +42,7 @@ pub(crate) async fn run(
             );
             show_all(&meters, output);
         }
+        args::Meter::Plan(args) => plan::run(&args, session, output).await?,
         args::Meter::Show { meter } => show_all(&[one(meter, session).await?], output),
         args::Meter::Remove { meter } => {
             session
@@ -61,89 +65,6 @@ pub(crate) fn lab_keys(path: &std::path::Path) -> Result<LabKeys, Failure> {
         Failure::io("use the laboratory keys", &error)
             .mend("make a key file with `latchkey sim keys --out FILE`")
     })
-}
-
-/// Keys, allowlist, directory. The keys come first: where laboratory keys are refused, nothing has changed. Each
-/// step repeated changes nothing.
-pub(crate) async fn enrol(
-    args: &MeterAdd,
-    keys: &LabKeys,
-    session: &Session,
-) -> Result<pb::Meter, Failure> {
-    let meter_id = &args.meter;
-    session
-        .keys()?
-        .import_lab_keys(import_request(meter_id, args.auth, keys))
-        .await
-        .map_err(|status| {
-            Failure::status(&format!("import laboratory keys for {meter_id}"), &status)
-        })?;
-    let network = host_network(args.address.ip());
-    allowlist::add(
-        session,
-        AllowlistSide::Meter,
-        &network,
-        &format!("meter {meter_id}"),
-    )
-    .await?;
-    let response = session
-        .meters()?
-        .create_meter(pb::CreateMeterRequest {
-            meter: Some(directory_entry(args)),
-        })
-        .await
-        .map_err(|status| Failure::status(&format!("enrol {meter_id}"), &status))?;
-    response.into_inner().meter.ok_or_else(nothing_came)
-}
-
-/// The network that holds one host alone.
-fn host_network(address: std::net::IpAddr) -> String {
-    let prefix = if address.is_ipv4() { 32 } else { 128 };
-    format!("{address}/{prefix}")
-}
-
-/// Only what the mechanism uses: custody refuses plain APDUs to a meter whose keys it holds.
-fn import_request(meter_id: &str, auth: Auth, keys: &LabKeys) -> ImportLabKeysRequest {
-    let ciphered = auth == Auth::Hls5;
-    let key = |key: &[u8]| if ciphered { key.to_vec() } else { Vec::new() };
-    ImportLabKeysRequest {
-        meter_id: meter_id.to_owned(),
-        client_system_title: keys.client_system_title().to_vec(),
-        server_system_title: keys.server_system_title().to_vec(),
-        encryption_key: key(keys.ek()),
-        authentication_key: key(keys.ak()),
-        password: if auth == Auth::Low {
-            keys.password().to_vec()
-        } else {
-            Vec::new()
-        },
-        security_suite: if ciphered {
-            keys.suite().id().into()
-        } else {
-            0
-        },
-        ..ImportLabKeysRequest::default()
-    }
-}
-
-fn directory_entry(args: &MeterAdd) -> pb::Meter {
-    let (mechanism, protection) = match (args.auth, args.protection) {
-        (Auth::None, _) => (Mechanism::None, Protection::Plain),
-        (Auth::Low, _) => (Mechanism::Low, Protection::Plain),
-        (Auth::Hls5, args::Protection::Glo) => (Mechanism::HlsGmac, Protection::Glo),
-        (Auth::Hls5, args::Protection::GeneralGlo) => (Mechanism::HlsGmac, Protection::GeneralGlo),
-    };
-    pb::Meter {
-        meter_id: args.meter.clone(),
-        address: args.address.to_string(),
-        client_sap: args.client_sap.into(),
-        server_sap: args.server_sap.into(),
-        mechanism: mechanism.into(),
-        protection: protection.into(),
-        profile: args.profile.clone(),
-        invocation_counter_name: args.invocation_counter.clone(),
-        ..pb::Meter::default()
-    }
 }
 
 async fn one(meter_id: String, session: &Session) -> Result<pb::Meter, Failure> {
@@ -174,44 +95,106 @@ fn show_all(meters: &[pb::Meter], output: &Output) {
         .collect();
     output.table(
         &[
-            "METER",
-            "ADDRESS",
-            "SAPS",
-            "AUTH",
-            "PROTECTION",
-            "PROFILE",
-            "ENROLLED",
+            "METER", "ADDRESS", "LINK", "SAPS", "AUTH", "SECURITY", "PROFILE", "ENROLLED",
         ],
         &rows,
     );
-}
-
-fn protection_of(meter: &pb::Meter) -> String {
-    short(meter.protection().as_str_name(), "PROTECTION_")
-        .to_lowercase()
-        .replace('_', "-")
 }
 
 fn row(meter: &pb::Meter) -> Vec<String> {
     vec![
         meter.meter_id.clone(),
         meter.address.clone(),
+        link(meter),
         format!("{}/{}", meter.client_sap, meter.server_sap),
         name_of(meter.mechanism()).to_owned(),
-        protection_of(meter),
+        security(meter),
         meter.profile.clone(),
         time(meter.create_time.as_ref()),
     ]
 }
 
+/// A protobuf name as it is typed on the command line: `PROTECTION_GENERAL_GLO` is `general-glo`.
+fn word(name: &str, prefix: &str) -> String {
+    short(name, prefix).to_lowercase().replace('_', "-")
+}
+
+fn transport_of(meter: &pb::Meter) -> String {
+    match meter.transport() {
+        pb::Transport::Unspecified => "tcp".to_owned(),
+        transport => word(transport.as_str_name(), "TRANSPORT_"),
+    }
+}
+
+fn link(meter: &pb::Meter) -> String {
+    let mut link = transport_of(meter);
+    let mut add = |what: String| {
+        link.push(' ');
+        link.push_str(&what);
+    };
+    if let Some(hdlc) = meter.hdlc {
+        add(format!("physical {}", hdlc.physical_address));
+        add(format!("{} octets", hdlc.max_information));
+    }
+    if meter.link_mtu > 0 {
+        add(format!("mtu {}", meter.link_mtu));
+    }
+    link
+}
+
+fn protection_of(meter: &pb::Meter) -> String {
+    word(meter.protection().as_str_name(), "PROTECTION_")
+}
+
+/// Form, suite, and what is not as usual.
+fn security(meter: &pb::Meter) -> String {
+    let security = meter.security.unwrap_or_default();
+    let mut said = vec![protection_of(meter)];
+    if security.suite > 0 {
+        said.push(format!("suite {}", security.suite));
+    }
+    match security.policy() {
+        Policy::Authenticated => said.push("authenticated only".to_owned()),
+        Policy::Encrypted => said.push("encrypted only".to_owned()),
+        Policy::Unspecified | Policy::AuthenticatedEncrypted => {}
+    }
+    if security.signed {
+        said.push("signed".to_owned());
+    }
+    if security.key_info() != KeyInfo::Unspecified {
+        said.push(word(security.key_info().as_str_name(), "KEY_INFO_"));
+    }
+    said.join(", ")
+}
+
 fn json_of(meter: &pb::Meter) -> Value {
+    let security = meter.security.unwrap_or_default();
+    let hdlc = meter.hdlc.map(|hdlc| {
+        json!({
+            "address_octets": hdlc.address_octets,
+            "physical_address": hdlc.physical_address,
+            "max_information": hdlc.max_information,
+            "window": hdlc.window,
+        })
+    });
     json!({
         "meter_id": meter.meter_id,
         "address": meter.address,
+        "transport": transport_of(meter),
+        "hdlc": hdlc,
+        "link_mtu": meter.link_mtu,
         "client_sap": meter.client_sap,
         "server_sap": meter.server_sap,
         "mechanism": name_of(meter.mechanism()),
         "protection": protection_of(meter),
+        "suite": security.suite,
+        "policy": word(security.policy().as_str_name(), "SECURITY_POLICY_"),
+        "signed": security.signed,
+        "key_info": word(security.key_info().as_str_name(), "KEY_INFO_"),
+        "algorithm_id": word(security.algorithm_id().as_str_name(), "ALGORITHM_ID_"),
+        "send_certificate": meter.send_certificate,
+        "no_release": meter.no_release,
+        "general_block_transfer": meter.general_block_transfer,
         "profile": meter.profile,
         "invocation_counter_name": meter.invocation_counter_name,
         "create_time": time(meter.create_time.as_ref()),
@@ -220,32 +203,35 @@ fn json_of(meter: &pb::Meter) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use latchkey_proto::custody::v1::{Protection, Security};
+
     use super::*;
 
-    fn keys() -> LabKeys {
-        LabKeys::generate(|octets| octets.fill(7))
-    }
-
     #[test]
-    fn a_meter_gets_only_the_secrets_its_mechanism_uses() {
-        let hls = import_request("m", Auth::Hls5, &keys());
+    fn a_meter_is_told_in_the_words_it_was_enrolled_with() {
+        let meter = pb::Meter {
+            transport: pb::Transport::Hdlc.into(),
+            protection: Protection::GeneralCiphering.into(),
+            security: Some(Security {
+                suite: 2,
+                policy: Policy::Authenticated.into(),
+                signed: true,
+                key_info: KeyInfo::AgreedOnePass.into(),
+                ..Security::default()
+            }),
+            hdlc: Some(pb::HdlcOptions {
+                physical_address: 17,
+                max_information: 128,
+                ..pb::HdlcOptions::default()
+            }),
+            link_mtu: 576,
+            ..pb::Meter::default()
+        };
+        assert_eq!(link(&meter), "hdlc physical 17 128 octets mtu 576");
         assert_eq!(
-            (
-                hls.encryption_key.len(),
-                hls.authentication_key.len(),
-                hls.password.len()
-            ),
-            (16, 16, 0)
+            security(&meter),
+            "general-ciphering, suite 2, authenticated only, signed, agreed-one-pass"
         );
-        let low = import_request("m", Auth::Low, &keys());
-        assert!(low.encryption_key.is_empty() && !low.password.is_empty());
-        let none = import_request("m", Auth::None, &keys());
-        assert!(none.encryption_key.is_empty() && none.password.is_empty());
-    }
-
-    #[test]
-    fn the_allowlist_gets_one_host() {
-        assert_eq!(host_network([127, 10, 0, 1].into()), "127.10.0.1/32");
-        assert_eq!(host_network("::1".parse().unwrap()), "::1/128");
+        assert_eq!(link(&pb::Meter::default()), "tcp");
     }
 }

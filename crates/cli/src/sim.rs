@@ -3,16 +3,19 @@
 use std::path::Path;
 use std::pin::pin;
 
+use dlms::Suite;
 use rand::Rng as _;
 use serde_json::{Value, json};
-use simulator::{Auth, Fleet, LabKeys, MeterOptions};
+use simulator::{Fleet, LabKeys, MeterOptions, Notify, Services};
 use tokio::sync::mpsc;
 
 use crate::args;
+use crate::client::Session;
 use crate::dev;
 use crate::exit::Exit;
 use crate::failure::{Failure, Party};
 use crate::file;
+use crate::keys::{ClientKeys, client_keys};
 use crate::meter::lab_keys;
 use crate::output::Output;
 use crate::signal;
@@ -20,7 +23,11 @@ use crate::signal;
 /// Events that wait to be printed; a laboratory that does not read holds the meters up, and loses nothing.
 const EVENTS: usize = 1024;
 
-pub(crate) async fn run(verb: args::Sim, output: &Output) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    verb: args::Sim,
+    session: &Session,
+    output: &Output,
+) -> Result<Exit, Failure> {
     match verb {
         args::Sim::Meter(args) => play([one(&args)?], output).await,
         args::Sim::Fleet(args) => {
@@ -34,8 +41,9 @@ pub(crate) async fn run(verb: args::Sim, output: &Output) -> Result<Exit, Failur
             ));
             play(options, output).await
         }
-        args::Sim::Keys { out } => {
-            let made = make_keys(&out)?;
+        args::Sim::Keys(args) => {
+            let made = new_keys(&args, session).await?;
+            let out = &args.out;
             output.result(&json!({ "file": out, "made": made }), || {
                 format!(
                     "{} {}",
@@ -48,31 +56,93 @@ pub(crate) async fn run(verb: args::Sim, output: &Output) -> Result<Exit, Failur
     }
 }
 
-/// Makes a key file. One that is there stays; says whether it made one.
+/// Makes a key file. In suites 1 and 2 it also holds the public keys of the head-end, which such a meter must know.
+async fn new_keys(args: &args::SimKeys, session: &Session) -> Result<bool, Failure> {
+    if args.out.exists() {
+        return Ok(false);
+    }
+    let mut keys = fresh_keys(suite(args.suite)?);
+    let none = args.client_keys.as_deref() == Some(Path::new("none"));
+    if args.suite > 0 && !none {
+        let client = match &args.client_keys {
+            Some(path) => ClientKeys::read(path, args.suite)?,
+            None => client_keys(args.suite, session).await.map_err(|failure| {
+                failure.mend(
+                    "start custody, or give its public keys with --client-keys FILE, or `none` if neither HLS7 nor signed APDUs nor key agreement is wanted",
+                )
+            })?,
+        };
+        let (signing, agreement) = client.octets()?;
+        keys = keys
+            .with_client_keys(&signing, &agreement)
+            .map_err(failed)?;
+    }
+    keys.write(&args.out).map_err(failed).map(|()| true)
+}
+
+fn suite(id: u8) -> Result<Suite, Failure> {
+    Suite::from_id(id).ok_or_else(|| Failure::usage(format!("there is no security suite {id}")))
+}
+
+/// Makes a key file of suite 0. One that is there stays; says whether it made one.
 pub(crate) fn make_keys(path: &Path) -> Result<bool, Failure> {
     if path.exists() {
         return Ok(false);
     }
-    fresh_keys().write(path).map_err(failed).map(|()| true)
+    fresh_keys(Suite::Suite0)
+        .write(path)
+        .map_err(failed)
+        .map(|()| true)
 }
 
-fn fresh_keys() -> LabKeys {
-    LabKeys::generate(|octets| rand::rng().fill_bytes(octets))
+fn fresh_keys(suite: Suite) -> LabKeys {
+    LabKeys::generate_for(suite, |octets| rand::rng().fill_bytes(octets))
 }
 
 fn one(args: &args::SimMeter) -> Result<MeterOptions, Failure> {
     let mut options = MeterOptions::new(args.listen, lab_keys(&args.lab_keys)?);
-    options.profile = args.profile;
-    options.auth = match args.auth {
-        args::Auth::None => Auth::None,
-        args::Auth::Low => Auth::Low,
-        args::Auth::Hls5 => Auth::Hls5,
-    };
-    options.fault.clone_from(&args.fault);
-    options.boot_seconds = args.boot_seconds;
+    kind(&mut options, &args.kind);
     options.state_file.clone_from(&args.state);
     options.disconnected = args.disconnected;
     Ok(options)
+}
+
+/// What kind of meter it is. Whether the options fit together is for the simulator to say.
+fn kind(options: &mut MeterOptions, kind: &args::SimKind) {
+    options.profile = kind.profile;
+    options.transport = kind.transport.clone();
+    let physical = kind.hdlc_physical_address.unwrap_or_default();
+    options.hdlc = dlms::hdlc::Config {
+        // two octets are the fewest that hold a physical address
+        address_octets: kind
+            .hdlc_address_octets
+            .unwrap_or(if physical > 0 { 2 } else { 1 }),
+        physical,
+        max_info: kind.hdlc_max_information.unwrap_or(options.hdlc.max_info),
+        window: kind.hdlc_window.unwrap_or(options.hdlc.window),
+        ..options.hdlc
+    };
+    options.auth = kind.auth;
+    options.forms.clone_from(&kind.form);
+    options.policy = kind.policy;
+    options.signed = kind.signed;
+    options.algorithm_id = match kind.algorithm_id {
+        args::AlgorithmId::Standard => dlms::agreement::AlgorithmId::Standard,
+        args::AlgorithmId::Legacy => dlms::agreement::AlgorithmId::Legacy,
+    };
+    options.max_pdu = kind.max_pdu;
+    options.services = Services {
+        lists: !kind.no_lists,
+        access: !kind.no_access,
+        gbt: kind.gbt,
+        blocks: !kind.no_blocks,
+    };
+    options.notify = Notify {
+        events: kind.events,
+        push: kind.push,
+    };
+    options.fault.clone_from(&kind.fault);
+    options.boot_seconds = kind.boot_seconds;
 }
 
 fn fresh(args: &args::SimFleet) -> Result<Vec<MeterOptions>, Failure> {
@@ -89,10 +159,10 @@ fn fresh(args: &args::SimFleet) -> Result<Vec<MeterOptions>, Failure> {
                 make_keys(&path)?;
                 lab_keys(&path)?
             }
-            None => fresh_keys(),
+            None => fresh_keys(Suite::Suite0),
         };
         let mut meter = MeterOptions::new(address, keys);
-        meter.boot_seconds = args.boot_seconds;
+        kind(&mut meter, &args.kind);
         options.push(meter);
     }
     Ok(options)

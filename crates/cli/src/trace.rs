@@ -118,6 +118,7 @@ fn keys(args: &args::Explain) -> Result<Keys, Failure> {
     for path in &args.lab_keys {
         let lab = lab_keys(path)?;
         keys.ek.push(Zeroizing::new(lab.ek().to_vec()));
+        keys.ek.push(Zeroizing::new(lab.gbek().to_vec()));
         keys.ak.push(Zeroizing::new(lab.ak().to_vec()));
         keys.titles.push(lab.client_system_title());
         keys.titles.push(lab.server_system_title());

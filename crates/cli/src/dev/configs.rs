@@ -160,6 +160,11 @@ fn peers(service: &str) -> &'static [(&'static str, &'static [&'static str])] {
             ("association.v1.MeterService", &[OPERATOR]),
             ("association.v1.MeterService/GetMeter", &[OPERATOR, "reset"]),
             ("association.v1.AssociationService", &["reset"]),
+            // a plan opens nothing
+            (
+                "association.v1.AssociationService/PlanAssociation",
+                &[OPERATOR, "reset"],
+            ),
         ],
         "reset" => &[
             ("reset.v1.ResetService", &[OPERATOR]),

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use simulator::{MeterOptions, Profile};
 
-use crate::args::{Auth, MeterAdd, Protection};
+use crate::args::{Address, Link, MeterAdd, Security};
 use crate::client::Session;
 use crate::dev::layout::{FIRST_METER, Layout};
 use crate::failure::Failure;
@@ -117,14 +117,15 @@ pub(crate) async fn enrol(
         let keys = lab_keys(&lab_file)?;
         let args = MeterAdd {
             meter: entry.id.clone(),
-            address: entry.listen,
+            address: Address::Ip(entry.listen),
             lab_keys: lab_file,
             profile: entry.profile.clone(),
-            auth: Auth::Hls5,
-            protection: Protection::Glo,
             client_sap: 1,
             server_sap: 1,
             invocation_counter: "0.0.43.1.0.255".to_owned(),
+            no_release: false,
+            security: Security::default(),
+            link: Link::default(),
         };
         meter::enrol(&args, &keys, session).await?;
     }

@@ -277,7 +277,10 @@ fn a_long_answer_is_joined_from_its_blocks() {
 fn titles_and_dedicated_key_come_from_the_frames_before() {
     let contents = format!("A109060760857405080103A60A0408{SERVER}BE340432{INITIATE}");
     let aarq = format!("60{:02X}{contents}", contents.len() / 2);
-    let found = json(&format!("{aarq}\n{CIPHERED}"), keys(&[("ek", EK), ("ak", AK)]));
+    let found = json(
+        &format!("{aarq}\n{CIPHERED}"),
+        keys(&[("ek", EK), ("ak", AK)]),
+    );
     assert_eq!(
         found[0]["apdu"]["user_information"]["apdu"]["type"],
         "glo-initiateRequest"

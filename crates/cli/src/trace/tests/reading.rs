@@ -88,6 +88,8 @@ fn the_trace_file_of_the_association_service() {
         1763845200.040000 m-1 > 0001000100010023CB2130000001020B283F1901034CE49AEA82EB6620983776580737D002A4A74A277957\n\
         1763845200.050000 m-2 > 00010001000100\n\
         1763845200.060000 m-1 > 7ea00802232193bd647e\n\
+        1763845200.061000 m-1 > 7ea02c02232110af9fe6e60060.. (30 octets, plain)\n\
+        1763845200.062000 m-1 > 7ea88102232112550b.. (122 octets, plain)\n\
         1763845200.070000 m-2 > 23cb2130000001020b283f1901034ce49aea82eb6620983776580737d002a4a74a277957\n";
     let frames = json(text, green_book());
     let said: Vec<_> = frames
@@ -109,13 +111,15 @@ fn the_trace_file_of_the_association_service() {
             ("m-1", "from_meter", "wrapper", "AARE"),
             ("m-1", "to_meter", "wrapper", "glo-action-request"),
             ("m-1", "to_meter", "hdlc", ""),
+            ("m-1", "to_meter", "hdlc", "AARQ"),
+            ("m-1", "to_meter", "hdlc", ""),
             ("m-2", "to_meter", "wrapper", "glo-action-request"),
         ]
     );
     assert_eq!(frames[0]["frame"]["withheld"], 54);
     assert_eq!(frames[2]["time"], "1763845200.040000");
-    assert_eq!(frames[4]["line"], 4);
-    assert_eq!(frames[4]["plaintext"]["verified"], true);
+    assert_eq!(frames[6]["line"], 4);
+    assert_eq!(frames[6]["plaintext"]["verified"], true);
 }
 
 #[test]
