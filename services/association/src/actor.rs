@@ -84,7 +84,7 @@ impl Actor {
             }
             Ok((session, facts)) => {
                 let session = if opened.send(Ok(facts)).is_ok() {
-                    self.obey(session).await
+                    Box::pin(self.obey(session)).await
                 } else {
                     Some(session)
                 };
