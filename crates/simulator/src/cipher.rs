@@ -162,17 +162,18 @@ impl Cipher {
 
     fn receive(&mut self, received: Option<u32>) {
         let counters = self.soft.counters();
-        self.soft.resume(softcipher::Counters {
+        self.soft.resume(Counters {
             received,
             ..counters
         });
     }
 
-    /// Which methods of the security setup its keys allow: key transfer with a master key, key agreement with a key to
-    /// sign with.
+    /// Which methods of the security setup its keys allow: key transfer with a master key, key agreement with the keys
+    /// that both ends sign with.
     pub(crate) fn key_methods(&self) -> &'static [i8] {
         let keys = self.keys();
-        match (keys.master.is_some(), keys.signing.is_some()) {
+        let signed = keys.signing.is_some() && keys.peer_signing.is_some();
+        match (keys.master.is_some(), signed) {
             (false, false) => &[],
             (true, false) => &[2],
             (false, true) => &[3],
@@ -236,8 +237,8 @@ pub(crate) struct KeptCounters {
     sent: u32,
 }
 
-impl From<softcipher::Counters> for KeptCounters {
-    fn from(counters: softcipher::Counters) -> Self {
+impl From<Counters> for KeptCounters {
+    fn from(counters: Counters) -> Self {
         Self {
             received: counters.received.unwrap_or(0),
             sent: counters.sent,
@@ -245,7 +246,7 @@ impl From<softcipher::Counters> for KeptCounters {
     }
 }
 
-impl From<KeptCounters> for softcipher::Counters {
+impl From<KeptCounters> for Counters {
     fn from(kept: KeptCounters) -> Self {
         Self {
             sent: kept.sent,

@@ -1,9 +1,9 @@
 //! One meter without its socket: hardware, clock, logs, counters and faults, and what a reset does to them.
 
-use std::mem;
+use std::{mem, net::SocketAddr};
 
 use crate::{
-    Error, Happening, LabKeys, MeterOptions, Profile,
+    Error, Happening, LabKeys, MeterOptions, Profile, Transport,
     cipher::{Cipher, KeptCounters},
     fault::{ArmedFault, FaultKind},
     logs::{EventLog, LoadProfile, RingLog, code},
@@ -27,6 +27,8 @@ pub(crate) struct Device {
     pub(crate) ring: RingLog,
     pub(crate) cipher: Cipher,
     pub(crate) fault: ArmedFault,
+    /// Where it pushes to when it is on the mesh again.
+    pub(crate) push: Push,
     /// A reset that was accepted and happens once its answer is out.
     accepted: Option<Tier>,
     /// The reset the boards are booting from.
@@ -42,6 +44,14 @@ pub(crate) struct Device {
 pub(crate) struct Titles {
     pub(crate) client: [u8; 8],
     pub(crate) server: [u8; 8],
+}
+
+/// Where a push goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Push {
+    pub(crate) address: Option<SocketAddr>,
+    /// Whether it is a datagram; else it goes over a connection of its own.
+    pub(crate) is_datagram: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +95,10 @@ impl Device {
             ring: RingLog::default(),
             cipher: Cipher::new(options, nvram.counters, nvram.keys)?,
             fault: ArmedFault::new(options.fault),
+            push: Push {
+                address: options.notify.push,
+                is_datagram: options.transport == Transport::Udp,
+            },
             accepted: None,
             booting: None,
             executed: 0,

@@ -2,7 +2,11 @@
 
 use dlms::{CipherFailure, Data, agreement::KeyAgreement, cosem::security_setup::KEY_TRANSFER};
 
-use crate::{device::Device, logs::code, objects::result};
+use crate::{
+    device::Device,
+    logs::code,
+    objects::{View, result},
+};
 
 impl Device {
     /// Method 2, `key_transfer`: keys wrapped with the master key, all or none. They come into force when the
@@ -27,9 +31,9 @@ impl Device {
         Ok(KeyAgreement::to_data(&answers))
     }
 
-    /// An association has ended, whichever way.
-    pub(crate) fn association_ended(&mut self, now: u64) {
-        if self.cipher.close() {
+    /// An association of this client has ended, whichever way. Only the one that ciphers can have brought keys.
+    pub(crate) fn association_ended(&mut self, view: View, now: u64) {
+        if view == View::Management && self.cipher.close() {
             self.log(now, code::KEYS_CHANGED);
             self.tell_counters();
         }
@@ -83,7 +87,10 @@ mod tests {
             }
             let before = device.cipher.kept();
             assert!(before.1.is_some(), "kept before they are in force");
-            device.association_ended(1);
+            device.association_ended(View::Public, 1);
+            let master = &device.cipher.keys().master;
+            assert_eq!(*master, Keys::pair(suite, 7).1.master, "not yet");
+            device.association_ended(View::Management, 1);
             client.commit();
             assert_eq!(device.cipher.keys().encryption, client.keys().encryption);
             assert_eq!(device.cipher.keys().master, client.keys().master);
@@ -102,7 +109,7 @@ mod tests {
         for nonsense in [None, Some(&Data::Array(Vec::new())), Some(&Data::Null)] {
             assert_eq!(device.agree_keys(nonsense), Err(result::TYPE_UNMATCHED));
         }
-        device.association_ended(1);
+        device.association_ended(View::Management, 1);
         assert_eq!(device.cipher.keys().encryption, client.keys().encryption);
         assert!(device.cipher.kept().1.is_none(), "nothing has changed");
     }

@@ -12,7 +12,7 @@ use dlms::{
         limiter::{self, Actions, Monitored},
         name,
         profile::{self, CaptureObject, SortMethod},
-        push_setup::{self as push, Destination, RepetitionDelay},
+        push_setup::{self as push, Destination, PushObject, RepetitionDelay},
         register::{self, ScalerUnit, Unit},
         schedule,
         script_table::{self as scripts, Action, Reference, Script, Service},
@@ -57,7 +57,7 @@ impl Device {
             18 => self.image_transfer(index),
             20 => calendar(index),
             22 => no_schedule(index),
-            40 => no_push(index),
+            40 => self.push_setup(index),
             64 => self.security_setup(index),
             70 => self.disconnect_control(index),
             71 => no_limit(index),
@@ -247,6 +247,35 @@ impl Device {
         })
     }
 
+    /// What is sent after a boot, and where to; once, without being confirmed.
+    fn push_setup(&self, index: i8) -> Option<Data> {
+        let objects = table::PUSHED.map(|(class_id, name)| PushObject {
+            class_id,
+            name,
+            attribute: 2,
+            data_index: 0,
+            part: None,
+        });
+        let (objects, address) = match self.push.address {
+            Some(address) => (objects.to_vec(), address.to_string()),
+            None => (Vec::new(), String::new()),
+        };
+        let destination = Destination {
+            transport: Code(u8::from(self.push.is_datagram)),
+            destination: Octets(address.into_bytes()),
+            message: Code(0),
+        };
+        Some(match index {
+            2 => push::PUSH_OBJECT_LIST.data(&objects),
+            3 => push::SEND_DESTINATION_AND_METHOD.data(&destination),
+            4 => push::COMMUNICATION_WINDOW.data(&Vec::new()),
+            5 => push::RANDOMISATION_START_INTERVAL.data(&0),
+            6 => push::NUMBER_OF_RETRIES.data(&0),
+            7 => push::REPETITION_DELAY.data(&RepetitionDelay::Fixed(0)),
+            _ => return None,
+        })
+    }
+
     fn disconnect_control(&self, index: i8) -> Option<Data> {
         let latch = &self.hardware.relay;
         Some(match index {
@@ -408,24 +437,6 @@ fn no_schedule(index: i8) -> Option<Data> {
         2 => schedule::EXECUTED_SCRIPT.data(&Reference::NONE),
         3 => schedule::TYPE.data(&schedule::Kind::Single),
         4 => schedule::EXECUTION_TIME.data(&Vec::new()),
-        _ => return None,
-    })
-}
-
-/// Nothing is sent by itself.
-fn no_push(index: i8) -> Option<Data> {
-    let nowhere = Destination {
-        transport: Code(0),
-        destination: Octets::default(),
-        message: Code(0),
-    };
-    Some(match index {
-        2 => push::PUSH_OBJECT_LIST.data(&Vec::new()),
-        3 => push::SEND_DESTINATION_AND_METHOD.data(&nowhere),
-        4 => push::COMMUNICATION_WINDOW.data(&Vec::new()),
-        5 => push::RANDOMISATION_START_INTERVAL.data(&0),
-        6 => push::NUMBER_OF_RETRIES.data(&0),
-        7 => push::REPETITION_DELAY.data(&RepetitionDelay::Fixed(0)),
         _ => return None,
     })
 }

@@ -58,6 +58,12 @@ const BOTH: u8 = READ | WRITE;
 
 /// Class 1: the procedure's "Log Buffering", a ring of text; the manufacturer's own.
 pub(crate) const RING_LOG: Obis = Obis::new([0, 128, 99, 98, 0, 255]);
+/// What is pushed after a boot: who it is, what time it is, how often its power failed. Always attribute 2.
+pub(crate) const PUSHED: [(u16, Obis); 3] = [
+    (1, name::LOGICAL_DEVICE_NAME),
+    (8, name::CLOCK),
+    (1, name::POWER_FAILURES),
+];
 /// Class 9: the vendor's scripts 1 soft, 2 warm, 3 cold reset.
 pub(crate) const RESET_SCRIPTS: Obis = Obis::new([0, 0, 10, 1, 0, 255]);
 

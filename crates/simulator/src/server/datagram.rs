@@ -135,13 +135,13 @@ impl Running {
         let Some(reason) = end else {
             return Ok(());
         };
-        let gone = if reason == "reset" {
-            std::mem::take(clients).len()
+        let gone: Vec<Client> = if reason == "reset" {
+            clients.drain().map(|(_, client)| client).collect()
         } else {
-            usize::from(clients.remove(&peer).is_some())
+            clients.remove(&peer).into_iter().collect()
         };
-        self.device.association_ended(self.now());
-        for _ in 0..gone {
+        for client in gone {
+            self.device.association_ended(client.talk.view, self.now());
             self.device.tell(Happening::Disconnected { reason });
         }
         self.device.tell_counters();

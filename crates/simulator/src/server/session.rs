@@ -30,7 +30,7 @@ pub(super) trait Outlet: Send {
 pub(super) struct Talk {
     association: dlms::Meter,
     session: Session,
-    view: View,
+    pub(super) view: View,
     /// Open, and authenticated where that is asked.
     open: bool,
     /// An old association is still open: none is granted.
@@ -240,7 +240,7 @@ impl Running {
             }
             Event::Released => {
                 talk.open = false;
-                self.device.association_ended(self.now());
+                self.device.association_ended(talk.view, self.now());
                 ("released", 0, String::new())
             }
             Event::Confirmed(_) => return None,

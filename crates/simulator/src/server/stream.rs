@@ -92,7 +92,7 @@ impl Running {
             Some(reason) => reason,
             None => self.serve(&mut talk, stream).await?,
         };
-        self.device.association_ended(self.now());
+        self.device.association_ended(talk.view, self.now());
         self.device.tell(Happening::Disconnected { reason });
         self.device.tell_counters();
         self.flush().await;

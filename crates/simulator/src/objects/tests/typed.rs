@@ -135,6 +135,36 @@ fn nothing_happens_by_itself() {
     read(device, &push_setup::REPETITION_DELAY, name::PUSH_SETUP);
 }
 
+#[test]
+fn the_push_setup_says_what_is_sent_where_to() {
+    let options = crate::MeterOptions {
+        transport: crate::Transport::Udp,
+        notify: crate::Notify {
+            push: Some("127.0.0.9:4059".parse().unwrap()),
+            ..crate::Notify::default()
+        },
+        ..options()
+    };
+    let device = &mut Device::new(&options, 0).unwrap();
+    let objects = read(device, &push_setup::PUSH_OBJECT_LIST, name::PUSH_SETUP);
+    for object in &objects {
+        let pushed = Attribute {
+            class_id: object.class_id,
+            name: object.name,
+            index: object.attribute,
+        };
+        assert!(device.get(View::Management, &pushed, None, NOW).is_ok());
+    }
+    assert_eq!(objects.len(), 3);
+    let to = read(
+        device,
+        &push_setup::SEND_DESTINATION_AND_METHOD,
+        name::PUSH_SETUP,
+    );
+    assert_eq!(to.transport, Code(1));
+    assert_eq!(to.destination.0, b"127.0.0.9:4059");
+}
+
 /// The names in the calendar lead from the season to the script, and the script is there.
 #[test]
 fn the_calendar_leads_to_a_script_that_exists() {
