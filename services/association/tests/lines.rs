@@ -131,6 +131,17 @@ async fn serve(link: LinkConfig, mut line: Line) {
     }
 }
 
+/// Runs a meter until it ends or the test does.
+fn start(bench: &Bench, meter: impl Future<Output = ()> + Send + 'static) {
+    let shutdown = bench.stack.tasks.shutdown().clone();
+    bench.stack.tasks.spawn("meter", async move {
+        tokio::select! {
+            () = meter => {}
+            () = shutdown.fired() => {}
+        }
+    });
+}
+
 async fn enrol(
     bench: &Bench,
     address: &str,
@@ -236,7 +247,7 @@ async fn over_udp_each_apdu_is_a_datagram() {
     let bench = Bench::start(|_| {}, &trace).await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap().to_string();
-    let meter = tokio::spawn(serve(LinkConfig::Udp, Line::Udp(socket)));
+    start(&bench, serve(LinkConfig::Udp, Line::Udp(socket)));
     let id = enrol(&bench, &address, Transport::Udp, None).await;
     let opened = whole_cycle(&bench, &id).await;
     assert_eq!(
@@ -254,7 +265,6 @@ async fn over_udp_each_apdu_is_a_datagram() {
         frames.iter().all(|(_, frame)| frame.starts_with("0001")),
         "{frames:?}"
     );
-    meter.abort();
     bench.stop().await;
 }
 
@@ -264,7 +274,7 @@ async fn over_hdlc_on_tcp_what_is_long_goes_in_segments_and_blocks() {
     let bench = Bench::start(|_| {}, &trace).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let meter = tokio::spawn(async move {
+    start(&bench, async move {
         let (stream, _) = listener.accept().await.unwrap();
         serve(hdlc_link(), Line::Tcp(stream)).await;
     });
@@ -272,7 +282,6 @@ async fn over_hdlc_on_tcp_what_is_long_goes_in_segments_and_blocks() {
     let opened = whole_cycle(&bench, &id).await;
     // One frame: the information field less the LLC header.
     assert_eq!(opened.client_max_receive_pdu_size, 61);
-    meter.await.unwrap();
 
     let frames = traced(&path, &id).await;
     let controls: Vec<String> = frames.iter().map(|(_, frame)| control(frame)).collect();
@@ -307,7 +316,7 @@ async fn over_hdlc_on_a_serial_line_that_the_gateway_names() {
     rustix::io::ioctl_fionbio(&line, true).unwrap();
     let relay = format!("[[serial]]\nname = 'cabinet-7'\ndevice = '{device}'");
     let bench = Bench::start_with(|_| {}, "", &relay).await;
-    let meter = tokio::spawn(serve(hdlc_link(), Line::Serial(line)));
+    start(&bench, serve(hdlc_link(), Line::Serial(line)));
     let options = Some(hdlc_options());
     let id = enrol(&bench, "serial:cabinet-7", Transport::Hdlc, options).await;
     whole_cycle(&bench, &id).await;
@@ -345,7 +354,6 @@ async fn over_hdlc_on_a_serial_line_that_the_gateway_names() {
         why(Err::<(), _>(busy)),
         (Code::Unavailable, "METER_UNREACHABLE".to_owned())
     );
-    meter.abort();
     bench.stop().await;
 }
 
