@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use dlms::client::{self, Client, ClientConfig};
 use dlms::meter::{self, ClientAccess, Meter, MeterConfig};
 use dlms::{
-    CipherFailure, CipherJob, CipherOutput, Conformance, Frame, LinkConfig, Mechanism, Protection,
-    Request, SecurityControl, Suite, SystemTitle, hdlc,
+    CipherFailure, CipherJob, CipherOutput, Conformance, Frame, KeyChoice, LinkConfig, Mechanism,
+    Protection, Request, SecurityControl, Suite, SystemTitle, hdlc,
 };
 use softcipher::{Keys, Setup, SoftCipher};
 
@@ -21,6 +21,8 @@ const PASSWORD: &[u8] = b"12345678";
 const STEPS: usize = 400;
 /// Frames that lie on the wire in one direction; more are lost.
 const ON_THE_WIRE: usize = 64;
+/// Octets that may come in one piece.
+const MERGED: usize = 4096;
 /// Rounds in which an interaction that nobody disturbs any more must come to rest.
 const ROUNDS: usize = 20_000;
 /// A value of one octet becomes one of 32, in a vector that doubles: octets at once for each octet that has come.
@@ -98,7 +100,9 @@ impl Table {
             Protection::GeneralGlo,
             Protection::Ded,
             Protection::GeneralDed,
-        ][usize::from(input.octet()) % 5];
+            Protection::GeneralCiphering(KeyChoice::Identified),
+            Protection::GeneralCiphering(KeyChoice::Wrapped),
+        ][usize::from(input.octet()) % 7];
         let (authenticated, encrypted) =
             [(true, true), (true, false), (false, true)][usize::from(input.octet()) % 3];
         let control = SecurityControl::of(Suite::Suite0, authenticated, encrypted);
@@ -351,7 +355,10 @@ impl Table {
                 wire.push_front(octets);
             }
             5 => {
-                octets.extend(wire.pop_front().unwrap_or_default());
+                // doubled and merged again and again, they would fill all memory
+                if octets.len() < MERGED {
+                    octets.extend(wire.pop_front().unwrap_or_default());
+                }
                 wire.push_front(octets);
             }
             _ => {
@@ -380,11 +387,12 @@ impl Table {
                 self.pdu
             );
         }
-        self.collect(octets);
+        self.collect(given);
     }
 
-    fn collect(&mut self, octets: usize) {
-        let bound = 64 + 2 * octets;
+    fn collect(&mut self, given: usize) {
+        // a window of general blocks, what else there may be to say, and what has waited while keys were at work
+        let bound = 80 + 2 * given;
         for effects in 0.. {
             assert!(effects <= bound, "one call led to {effects} effects");
             match self.client.poll() {
@@ -455,6 +463,7 @@ impl Place {
             encryption: Some([7; 16].into()),
             authentication: Some([9; 16].into()),
             hls_secret: Some([5; 16].into()),
+            master: Some([3; 16].into()),
             ..Keys::default()
         };
         let keys = SoftCipher::new(Setup::new(Suite::Suite0, own), keys).expect("good keys");
