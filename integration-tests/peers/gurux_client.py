@@ -6,7 +6,8 @@
 The invocation counter is read first, in clear, by the public client. --reset executes a script of 0.0.10.1.0.255.
 
 gurux-dlms never checks the tag of an APDU that is authenticated and encrypted, nor the meter's counter,
-so its decipher function is replaced by one that checks both: what it accepts is then worth something.
+so its decipher function is replaced by one that checks both: what it accepts is then worth something. Its verification
+of ECDSA refuses right signatures (it divides by zero, or says no), and is replaced as well.
 """
 import argparse
 import contextlib
@@ -16,10 +17,14 @@ import socket
 import struct
 import sys
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from gurux_dlms import GXByteBuffer, GXReplyData
 from gurux_dlms.enums import Authentication, Conformance, DataType, InterfaceType, ObjectType, Security
 from gurux_dlms.ecdsa import GXPrivateKey, GXPublicKey
+from gurux_dlms.ecdsa.GXEcdsa import GXEcdsa
 from gurux_dlms.GXCiphering import GXCiphering
 from gurux_dlms.objects import (
     GXDLMSAssociationLogicalName, GXDLMSClock, GXDLMSData, GXDLMSDisconnectControl, GXDLMSProfileGeneric,
@@ -82,6 +87,18 @@ def checked_decrypt(_cls, settings, parameter, data):
     parameter.security = Security.AUTHENTICATION_ENCRYPTION
     parameter.invocationCounter = counter
     return bytearray(plain)
+
+
+def checked_verify(self, signature, data):
+    """Takes the place of GXEcdsa.verify."""
+    point = bytes(self._GXEcdsa__publicKey.rawValue)
+    public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
+    try:
+        public.verify(utils.encode_dss_signature(r, s), bytes(data), ec.ECDSA(hashes.SHA256()))
+        return True
+    except InvalidSignature:
+        return False
 
 
 class Meter:
@@ -236,6 +253,7 @@ def main():
     parser.add_argument("--reset", type=int, metavar="SCRIPT")
     args = parser.parse_args()
     GXCiphering.decrypt = classmethod(checked_decrypt)
+    GXEcdsa.verify = checked_verify
     with contextlib.redirect_stdout(sys.stderr):  # the library talks
         counter = invocation_counter(args)
         meter = Meter(args.address, management_client(args, lab_keys(args.lab_keys), counter + 1), args.transport)

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod clients;
 mod keys;
 mod meters;
 
@@ -108,25 +109,38 @@ struct Peer {
     name: &'static str,
     /// What it cannot do, and why.
     cannot: &'static [(Feature, &'static str)],
+    /// What it can only in part, and why.
+    partly: &'static [(Feature, &'static str)],
     /// The only ciphered form it speaks, if it is only one.
     only: Option<Form>,
     /// Holds a session, and reads, reads in blocks, reads by entry and executes a script in it.
     hold: fn(Session) -> Result<()>,
 }
 
+/// Whether a session was held, and the footnote of its cell.
+type Cell = (Feature, bool, Option<&'static str>);
+
 impl Peer {
     /// The rows of its column.
-    fn try_everything(&self) -> Result<Vec<(Feature, Option<&'static str>)>> {
-        let mut rows: Vec<_> = self
+    fn try_everything(&self) -> Result<Vec<Cell>> {
+        let note = |notes: &[(Feature, &'static str)], feature| {
+            notes
+                .iter()
+                .find(|(of, _)| *of == feature)
+                .map(|(_, why)| *why)
+        };
+        let mut rows: Vec<Cell> = self
             .cannot
             .iter()
-            .map(|(feature, why)| (*feature, Some(*why)))
+            .map(|(of, why)| (*of, false, Some(*why)))
             .collect();
         for (auth, form, transport, features) in SESSIONS {
             let shown = features
                 .iter()
-                .filter(|feature| self.cannot.iter().all(|(cannot, _)| cannot != *feature));
-            let shown: Vec<_> = shown.map(|feature| (*feature, None)).collect();
+                .filter(|feature| note(self.cannot, **feature).is_none());
+            let shown: Vec<Cell> = shown
+                .map(|of| (*of, true, note(self.partly, *of)))
+                .collect();
             if shown.is_empty() {
                 continue;
             }
@@ -147,56 +161,60 @@ impl Peer {
 }
 
 /// Why the cell is what it is: a footnote for each reason.
-fn table(columns: &[(&Peer, Vec<(Feature, Option<&'static str>)>)]) -> String {
+fn table(columns: &[(&Peer, Vec<Cell>)]) -> Result<String> {
     let mut notes: Vec<&str> = Vec::new();
     let mut text = String::from(HEAD);
     let names: Vec<_> = columns.iter().map(|(peer, _)| peer.name).collect();
-    writeln!(text, "| | {} |", names.join(" | ")).expect("a string takes all");
-    writeln!(text, "|---|{}", "---|".repeat(columns.len())).expect("a string takes all");
+    writeln!(text, "| | {} |", names.join(" | "))?;
+    writeln!(text, "|---|{}", "---|".repeat(columns.len()))?;
     for (feature, name) in FEATURES {
-        write!(text, "| {name} |").expect("a string takes all");
+        write!(text, "| {name} |")?;
         for (_, rows) in columns {
-            let cell = rows.iter().find(|(of, _)| *of == feature);
-            let cell = match cell.expect("every row is tried or explained") {
-                (_, None) => "yes".to_owned(),
-                (_, Some(why)) => {
-                    let at = notes
-                        .iter()
-                        .position(|note| note == why)
-                        .unwrap_or_else(|| {
-                            notes.push(why);
-                            notes.len() - 1
-                        });
-                    format!("no ({})", at + 1)
-                }
-            };
-            write!(text, " {cell} |").expect("a string takes all");
+            let cell = rows.iter().find(|(of, ..)| *of == feature);
+            let (_, held, why) = cell.context("every row is tried or explained")?;
+            let note = why.map(|why| {
+                let known = notes.iter().position(|note| *note == why);
+                known.unwrap_or_else(|| {
+                    notes.push(why);
+                    notes.len() - 1
+                }) + 1
+            });
+            write!(text, " {}", if *held { "yes" } else { "no" })?;
+            if let Some(number) = note {
+                write!(text, " ({number})")?;
+            }
+            write!(text, " |")?;
         }
         text.push('\n');
     }
-    text.push_str("\nWhat a peer cannot do, and why:\n\n");
+    text.push_str("\nWhat a peer cannot do, or only in part, and why:\n\n");
     for (at, note) in notes.iter().enumerate() {
-        writeln!(text, "{}. {note}", at + 1).expect("a string takes all");
+        writeln!(text, "{}. {note}", at + 1)?;
     }
-    text
+    Ok(text)
 }
 
 const HEAD: &str = "# Interoperability
 
 Written by `integration-tests/tests/interop`, which holds every session of this table over real sockets. \"Yes\" means: an
 association was opened, a value read, a value longer than one APDU read in blocks, a profile read by entry (where the peer
-can), a script executed once, and the association released.
+can), and a script executed once; our client then releases the association, a foreign one has just reset our meter.
 
 ";
 
 #[test]
 fn the_matrix_is_what_was_tried() -> Result<()> {
-    let peers = [meters::COSEM_RS, meters::GURUX];
+    let peers = [
+        meters::COSEM_RS,
+        meters::GURUX,
+        clients::GURUX,
+        clients::DLMS_COSEM,
+    ];
     let columns: Vec<_> = peers
         .iter()
         .map(|peer| Ok((peer, peer.try_everything()?)))
         .collect::<Result<_>>()?;
-    let written = table(&columns);
+    let written = table(&columns)?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("the workspace")?;

@@ -34,6 +34,7 @@ pub(super) const COSEM_RS: Peer = Peer {
             "`dlms-cosem-rs` refuses HLS7: it implements HLS with GMAC only",
         ),
     ],
+    partly: &[],
     only: None,
     hold: with_cosem_rs,
 };
@@ -42,6 +43,7 @@ pub(super) const COSEM_RS: Peer = Peer {
 pub(super) const GURUX: Peer = Peer {
     name: "our client, gurux-dlms 1.0.203 meter",
     cannot: &[],
+    partly: &[],
     only: None,
     hold: with_gurux,
 };

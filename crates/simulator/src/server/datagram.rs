@@ -44,6 +44,7 @@ impl Running {
                 self.pause().await;
                 // nobody hears what is said to a meter that boots
                 while socket.try_recv(&mut buffer).is_ok() {}
+                self.device.advance(self.now());
                 if !self.device.is_silent() {
                     self.tell_listening();
                 }

@@ -39,6 +39,7 @@ impl Running {
                 None => {
                     let open = self.listen_again().await?;
                     self.tell_listening();
+                    self.flush().await;
                     open
                 }
             };
