@@ -91,40 +91,48 @@ impl Cipher {
         Ok(output)
     }
 
-    /// Does one job, spoilt by the fault that is armed if it is one of ciphering, and its turn: answers of an open
-    /// association are spoilt, not its opening.
-    pub(crate) fn play(
+    /// Makes what is to go out instead of an answer, if a fault of ciphering is armed and it is its turn. The association
+    /// value itself would send nothing that is not protected as agreed.
+    pub(crate) fn instead(
         &mut self,
         session: &mut Session,
-        mut op: CipherOp,
+        answer: &CipherOp,
         fault: &mut ArmedFault,
-    ) -> Result<CipherOutput, CipherFailure> {
+    ) -> Option<Vec<u8>> {
+        let mut bent = answer.clone();
         let CipherOp::Protect {
             protection,
             control,
             signed,
             ..
-        } = &mut op
+        } = &mut bent
         else {
-            return self.run(session, op);
+            return None;
         };
-        if fault.strikes(FaultKind::PlainAnswer) {
+        let change: fn(Vec<u8>) -> Vec<u8> = if fault.strikes(FaultKind::PlainAnswer) {
             (*protection, *signed) = (Protection::Plain, false);
+            |apdu| apdu
         } else if fault.strikes(FaultKind::WeakerAnswer) {
             let (suite, encrypted) = (control.suite().unwrap_or_default(), control.is_encrypted());
             *control = SecurityControl::of(suite, !encrypted, encrypted);
+            |apdu| apdu
         } else if fault.strikes(FaultKind::ReplayedCounter) {
             let counters = self.soft.counters();
             self.soft.resume(Counters {
                 sent: counters.sent.saturating_sub(1),
                 ..counters
             });
-        }
-        match self.run(session, op)? {
-            CipherOutput::Apdu(apdu, counter) => {
-                Ok(CipherOutput::Apdu(spoilt(apdu, fault), counter))
-            }
-            other @ (CipherOutput::Token(_) | CipherOutput::Verified) => Ok(other),
+            |apdu| apdu
+        } else if fault.strikes(FaultKind::BadTag) {
+            bad_tag
+        } else if fault.strikes(FaultKind::WrongSuite) {
+            other_suite
+        } else {
+            return None;
+        };
+        match self.run(session, bent) {
+            Ok(CipherOutput::Apdu(apdu, _)) => Some(change(apdu)),
+            Ok(CipherOutput::Token(_) | CipherOutput::Verified) | Err(_) => None,
         }
     }
 
@@ -210,20 +218,20 @@ impl Cipher {
     }
 }
 
-/// What is wrong with a ciphered APDU itself.
-fn spoilt(mut apdu: Vec<u8>, fault: &mut ArmedFault) -> Vec<u8> {
-    if fault.strikes(FaultKind::BadTag) {
-        if let Some(last) = apdu.last_mut() {
-            *last ^= 1;
-        }
-        return apdu;
+fn bad_tag(mut apdu: Vec<u8>) -> Vec<u8> {
+    if let Some(last) = apdu.last_mut() {
+        *last ^= 1;
     }
+    apdu
+}
+
+fn other_suite(apdu: Vec<u8>) -> Vec<u8> {
     match Ciphered::decode(&apdu) {
-        Ok(mut ciphered) if fault.strikes(FaultKind::WrongSuite) => {
+        Ok(mut ciphered) => {
             ciphered.control = SecurityControl::new(ciphered.control.octet() ^ 0x01);
             ciphered.encode()
         }
-        Ok(_) | Err(_) => apdu,
+        Err(_) => apdu,
     }
 }
 

@@ -216,7 +216,7 @@ pub const FAULTS: &[FaultEntry] = &[
         "ports-not-swapped",
         FaultKind::PortsNotSwapped,
         Some(1),
-        "the first N answers have the wrapper ports of their request (not with HDLC)",
+        "the first N answers have the wrapper ports of their request, unswapped (not with HDLC)",
     ),
     entry(
         "doubled-answer",

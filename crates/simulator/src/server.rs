@@ -4,7 +4,7 @@
 //! in the listener's backlog, as it would at a meter with one socket. Over UDP every client address has an association of
 //! its own. A reboot drops all of them: nothing answers until the communication board runs again.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use dlms::{LinkConfig, MeterConfig};
 use kit::Shutdown;
@@ -19,6 +19,7 @@ use crate::{Error, Event, Happening, MeterOptions, Notify, Transport, device::De
 
 mod bend;
 mod datagram;
+mod notify;
 mod serial;
 mod session;
 mod stream;
@@ -102,7 +103,10 @@ impl MeterServer {
             name: self.name,
             address: self.address,
             config: self.options.config(),
+            transport: self.options.transport.clone(),
             notify: self.options.notify,
+            notices: VecDeque::new(),
+            pushed: 0,
             idle: Duration::from_millis(self.options.idle_ms()),
             device: self.device,
             made: self.made,
@@ -141,7 +145,12 @@ struct Running {
     name: String,
     address: SocketAddr,
     config: MeterConfig,
+    transport: Transport,
     notify: Notify,
+    /// Event codes that wait for a client.
+    notices: VecDeque<u16>,
+    /// How many notifications were pushed.
+    pushed: u32,
     idle: Duration,
     device: Device,
     made: Instant,
@@ -200,6 +209,7 @@ impl Running {
         }
         let time = rtc::rfc3339(self.device.rtc.host(self.now()));
         for what in happened {
+            self.note(&what).await;
             let event = Event {
                 time: time.clone(),
                 meter: self.name.clone(),

@@ -50,12 +50,11 @@ impl Running {
                 }
                 continue;
             }
-            let next = clients.iter().filter_map(|(peer, client)| {
+            self.tell_all(&socket, &mut clients).await?;
+            let next = clients.iter().map(|(peer, client)| {
                 let timer = client.talk.timer.map(|at| self.instant(at));
-                Some((
-                    timer.map_or(client.idle_at, |timer| timer.min(client.idle_at)),
-                    *peer,
-                ))
+                let due = timer.map_or(client.idle_at, |timer| timer.min(client.idle_at));
+                (due, *peer)
             });
             let next = next.min();
             tokio::select! {
@@ -104,6 +103,24 @@ impl Running {
         client.idle_at = now + self.idle;
         let mut outlet = Datagrams { socket, peer };
         let end = self.hear(&mut client.talk, &mut outlet, octets).await?;
+        self.ended(clients, peer, end).await
+    }
+
+    /// Tells the events of late to the client that is there for them.
+    async fn tell_all(
+        &mut self,
+        socket: &UdpSocket,
+        clients: &mut HashMap<SocketAddr, Client>,
+    ) -> Result<(), Error> {
+        let listening = clients
+            .iter_mut()
+            .find(|(_, client)| client.talk.hears_events());
+        let Some((peer, client)) = listening else {
+            return Ok(());
+        };
+        let peer = *peer;
+        let mut outlet = Datagrams { socket, peer };
+        let end = self.tell_events(&mut client.talk, &mut outlet).await?;
         self.ended(clients, peer, end).await
     }
 

@@ -6,10 +6,7 @@ use std::{
 };
 
 use serial2_tokio::{CharSize, FlowControl, Parity, SerialPort, Settings, StopBits};
-use tokio::{
-    io::AsyncReadExt as _,
-    time::{sleep, sleep_until},
-};
+use tokio::time::{sleep, sleep_until};
 
 use super::Running;
 use crate::Error;

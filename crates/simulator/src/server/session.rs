@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dlms::{
-    MeterConfig, Request,
+    MeterConfig, Notification, Request,
     meter::{Effect, Event},
 };
 use softcipher::Session;
@@ -39,6 +39,15 @@ pub(super) struct Talk {
     pub(super) timer: Option<u64>,
     /// The client's challenge, where a fault needs it.
     challenge: Option<Vec<u8>>,
+    /// What goes out instead of the next answer.
+    instead: Option<Vec<u8>>,
+}
+
+impl Talk {
+    /// Whether it is the management client, associated.
+    pub(super) fn hears_events(&self) -> bool {
+        self.open && self.view == View::Management
+    }
 }
 
 impl Running {
@@ -62,6 +71,7 @@ impl Running {
             stuck,
             timer: None,
             challenge: None,
+            instead: None,
         }
     }
 
@@ -93,6 +103,19 @@ impl Running {
         self.drain(talk, outlet).await
     }
 
+    /// Tells the client something, if it can be told it now.
+    pub(super) async fn tell(
+        &mut self,
+        talk: &mut Talk,
+        outlet: &mut impl Outlet,
+        notification: &Notification,
+    ) -> Result<Option<Reason>, Error> {
+        match talk.association.notify(self.now(), notification) {
+            Ok(()) => self.drain(talk, outlet).await,
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Does all that the association wants done; then the reset it was asked for, whose answer is out by now.
     async fn drain(
         &mut self,
@@ -104,11 +127,10 @@ impl Running {
                 Effect::Transmit(frame) => self.transmit(talk, outlet, frame).await?,
                 Effect::Cipher(job) => {
                     let Device { cipher, fault, .. } = &mut self.device;
-                    let result = if talk.open {
-                        cipher.play(&mut talk.session, job.op, fault)
-                    } else {
-                        cipher.run(&mut talk.session, job.op)
-                    };
+                    if talk.open {
+                        talk.instead = cipher.instead(&mut talk.session, &job.op, fault);
+                    }
+                    let result = cipher.run(&mut talk.session, job.op);
                     talk.association.handle_cipher(self.now(), job.id, result);
                     None
                 }
@@ -134,9 +156,9 @@ impl Running {
     /// Sends a frame. NVRAM is written first: no counter that was seen outside may ever be used again.
     async fn transmit(
         &mut self,
-        talk: &Talk,
+        talk: &mut Talk,
         outlet: &mut impl Outlet,
-        frame: Vec<u8>,
+        mut frame: Vec<u8>,
     ) -> Result<Option<Reason>, Error> {
         self.device.save()?;
         let delay = Duration::from_millis(self.device.fault.delay_ms());
@@ -145,6 +167,9 @@ impl Running {
                 () = self.shutdown.fired() => return Ok(Some("shutdown")),
                 () = sleep(delay) => {}
             }
+        }
+        if let Some(instead) = talk.instead.take() {
+            frame = bend::replaced(self.link(), frame, &instead);
         }
         let refused = talk.stuck && bend::is_aare(self.link(), &frame);
         let Self { device, config, .. } = self;

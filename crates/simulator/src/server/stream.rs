@@ -109,6 +109,9 @@ impl Running {
         let mut idle_at = Instant::now() + self.idle;
         loop {
             self.flush().await;
+            if let Some(reason) = self.tell_events(talk, stream).await? {
+                return Ok(reason);
+            }
             let end = tokio::select! {
                 () = self.shutdown.fired() => Some("shutdown"),
                 () = sleep_until(self.due()) => {

@@ -10,6 +10,7 @@ use crate::{Auth, Fleet, LabKeys, fleet_addresses, logs::code};
 
 mod client;
 mod keys;
+mod transports;
 
 const SCRIPTS: &str = "0.0.10.1.0.255";
 const RELAY: &str = "0.0.96.3.10.255";

@@ -1,14 +1,14 @@
 //! A client of our own over a real socket: the association value of `dlms`, and the soft cipher.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use dlms::{
-    Attribute, Client, ClientConfig, Command, Data, LinkConfig, Mechanism, Method, Protection,
-    Response, Selection, Suite, SystemTitle,
+    Attribute, Client, ClientConfig, Command, Conformance, Data, LinkConfig, Mechanism, Method,
+    Protection, Response, Selection, SystemTitle,
     client::{Effect, Event},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, unix::AsyncFd},
     net::{TcpStream, UdpSocket},
     time::{Instant, timeout_at},
 };
@@ -25,14 +25,14 @@ pub(super) struct HeadEnd {
     titles: [SystemTitle; 2],
     pub(super) config: ClientConfig,
     /// The near end of a serial line.
-    pub(super) line: Option<std::path::PathBuf>,
+    pub(super) line: Option<Arc<AsyncFd<OwnedFd>>>,
 }
 
 /// What carries the octets.
 pub(super) enum Wire {
     Tcp(TcpStream),
     Udp(UdpSocket),
-    Serial(Box<serial2_tokio::SerialPort>),
+    Serial(Arc<AsyncFd<OwnedFd>>),
 }
 
 impl Wire {
@@ -41,7 +41,16 @@ impl Wire {
         match self {
             Self::Tcp(stream) => drop(stream.write_all(octets).await),
             Self::Udp(socket) => drop(socket.send(octets).await),
-            Self::Serial(port) => drop(port.write_all(octets).await),
+            Self::Serial(line) => {
+                let mut left = octets;
+                while let [_, ..] = left {
+                    let mut ready = line.writable().await.unwrap();
+                    let written = ready.try_io(|line| Ok(rustix::io::write(line, left)?));
+                    if let Ok(count) = written {
+                        left = &left[count.unwrap()..];
+                    }
+                }
+            }
         }
     }
 
@@ -49,7 +58,12 @@ impl Wire {
         match self {
             Self::Tcp(stream) => stream.read(buffer).await,
             Self::Udp(socket) => socket.recv(buffer).await,
-            Self::Serial(port) => port.read(buffer).await,
+            Self::Serial(line) => loop {
+                let mut ready = line.readable().await?;
+                if let Ok(read) = ready.try_io(|line| Ok(rustix::io::read(line, &mut *buffer)?)) {
+                    break read;
+                }
+            },
         }
     }
 }
@@ -61,6 +75,8 @@ pub(super) struct Associated<'a> {
     head_end: &'a mut HeadEnd,
     timer: Option<u64>,
     made: Instant,
+    /// The services that the meter granted.
+    pub(super) granted: Option<Conformance>,
 }
 
 impl HeadEnd {
@@ -69,7 +85,7 @@ impl HeadEnd {
         let titles = [SystemTitle::new(own), SystemTitle::new(meter)];
         Self {
             address,
-            cipher: SoftCipher::new(Setup::new(Suite::Suite0, titles[0]), keys.keys()).unwrap(),
+            cipher: SoftCipher::new(Setup::new(keys.suite(), titles[0]), keys.keys()).unwrap(),
             titles,
             line: None,
             config: ClientConfig {
@@ -119,10 +135,7 @@ impl HeadEnd {
 
     async fn connect(&self) -> std::io::Result<Wire> {
         Ok(match (&self.line, &self.config.link) {
-            (Some(path), _) => {
-                let port = serial2_tokio::SerialPort::open(path, 115_200)?;
-                Wire::Serial(Box::new(port))
-            }
+            (Some(line), _) => Wire::Serial(Arc::clone(line)),
             (None, LinkConfig::Udp) => {
                 let socket = UdpSocket::bind("127.0.0.1:0").await?;
                 socket.connect(self.address).await?;
@@ -149,11 +162,17 @@ impl HeadEnd {
             head_end: self,
             timer: None,
             made: Instant::now(),
+            granted: None,
         };
         let now = associated.now();
         associated.client.open(now);
         match associated.event().await {
-            Event::Opened { server_title, .. } => {
+            Event::Opened {
+                server_title,
+                conformance,
+                ..
+            } => {
+                associated.granted = Some(conformance);
                 let [_, meter] = associated.head_end.titles;
                 assert!(server_title.is_none_or(|title| title == meter));
                 Ok(associated)
