@@ -136,6 +136,14 @@ pub fn action(class_id: u32, logical_name: &str, index: i32, parameter: &[u8]) -
     }
 }
 
+/// A SET that may be ciphered once.
+pub fn set(class_id: u32, logical_name: &str, index: i32, value: &[u8]) -> Command {
+    Command {
+        service: CommandService::Set.into(),
+        ..action(class_id, logical_name, index, value)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {

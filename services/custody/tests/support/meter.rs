@@ -16,8 +16,8 @@ use latchkey_proto::{
     audit::v1::SignedPermit,
     custody::v1::{
         AnswerChallengeRequest, CloseContextRequest, ImportLabKeysRequest, Mechanism,
-        OpenContextRequest, ProtectRequest, Protection, UnprotectRequest, VerifyAnswerRequest,
-        cipher_service_client::CipherServiceClient,
+        OpenContextRequest, OpenContextResponse, ProtectRequest, Protection, UnprotectRequest,
+        VerifyAnswerRequest, cipher_service_client::CipherServiceClient,
     },
 };
 use tonic::Status;
@@ -174,13 +174,22 @@ impl Association {
             protection: how.1.into(),
             security: None,
         };
+        Self::open_as(custody, request).await.map(|(it, _)| it)
+    }
+
+    /// Opens a cipher context as the request says.
+    pub async fn open_as(
+        custody: &CipherServiceClient<Channel>,
+        request: OpenContextRequest,
+    ) -> Result<(Self, OpenContextResponse), Status> {
         let opened = custody.clone().open_context(request).await?.into_inner();
-        Ok(Self {
+        let association = Self {
             custody: custody.clone(),
-            context_id: opened.context_id,
-            challenge: opened.calling_authentication_value,
+            context_id: opened.context_id.clone(),
+            challenge: opened.calling_authentication_value.clone(),
             invoke: 0,
-        })
+        };
+        Ok((association, opened))
     }
 
     /// Opens a context with HLS5 and glo-ciphering.
@@ -288,6 +297,12 @@ impl Association {
 
     pub fn invoke(&self) -> InvokeId {
         InvokeId::new(self.invoke)
+    }
+
+    /// The invoke id of the next request.
+    pub fn next(&mut self) -> InvokeId {
+        self.invoke = (self.invoke + 1) % 16;
+        self.invoke()
     }
 
     pub fn get_apdu(&mut self, class_id: u16, name: &str, index: i8) -> Vec<u8> {

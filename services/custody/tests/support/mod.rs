@@ -32,7 +32,7 @@ use latchkey_proto::custody::v1::{
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tonic_health::pb::health_client::HealthClient;
 
-pub use auditor::{Auditor, REFUSED, action, get, permit};
+pub use auditor::{Auditor, REFUSED, action, get, permit, set};
 pub use meter::{AK, Association, CLIENT, Meter, PASSWORD, SERVER, ek, lab_keys, method};
 
 /// Names the directory of the token, and that this process is the inner one.
@@ -186,6 +186,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Waits for its end, which nobody asked for.
+    pub async fn ended(self) -> Result<(), String> {
+        self.end.await.expect("it ends")
+    }
+
     /// Stops it and waits for its end.
     pub async fn stop(self) {
         self.trigger.fire();
