@@ -99,7 +99,6 @@ pub mod gbt;
 mod general;
 pub mod hdlc;
 pub mod initiate;
-#[allow(dead_code, reason = "client and meter are moved onto it next")]
 mod link;
 mod mechanism;
 pub mod meter;
