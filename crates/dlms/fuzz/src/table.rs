@@ -94,15 +94,7 @@ impl Table {
 
     fn new(input: &mut Input<'_>, target: Side) -> Self {
         let mechanism = Mechanism::from_id(input.octet() % 8).unwrap_or(Mechanism::None);
-        let protection = [
-            Protection::Plain,
-            Protection::Glo,
-            Protection::GeneralGlo,
-            Protection::Ded,
-            Protection::GeneralDed,
-            Protection::GeneralCiphering(KeyChoice::Identified),
-            Protection::GeneralCiphering(KeyChoice::Wrapped),
-        ][usize::from(input.octet()) % 7];
+        let protection = protection(input);
         let (authenticated, encrypted) =
             [(true, true), (true, false), (false, true)][usize::from(input.octet()) % 3];
         let control = SecurityControl::of(Suite::Suite0, authenticated, encrypted);
@@ -483,6 +475,18 @@ impl Place {
 
     fn is_busy(&self) -> bool {
         !(self.jobs.is_empty() && self.wire.is_empty())
+    }
+}
+
+fn protection(input: &mut Input<'_>) -> Protection {
+    match input.octet() % 7 {
+        0 => Protection::Plain,
+        1 => Protection::Glo,
+        2 => Protection::GeneralGlo,
+        3 => Protection::Ded,
+        4 => Protection::GeneralDed,
+        5 => Protection::GeneralCiphering(KeyChoice::Identified),
+        _ => Protection::GeneralCiphering(KeyChoice::Wrapped),
     }
 }
 
