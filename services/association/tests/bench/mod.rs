@@ -22,7 +22,7 @@ use latchkey_proto::{
 };
 use prost::Message as _;
 use simulator::{Event, LabKeys, MeterOptions, MeterServer};
-use softcipher::Keys;
+use softcipher::{Keys, PrivateKey, PublicKey};
 use support::{Pki, Stack};
 use tokio::sync::watch;
 use tonic::{Code, Status};
@@ -53,19 +53,33 @@ impl Bench {
         more: &str,
         relay: &str,
     ) -> Self {
+        let bench = Self::bare(party(Suite::Suite0, 1), change, more, relay).await;
+        bench
+            .enrol("m-1", bench.meter, Mechanism::HlsGmac, Protection::Glo)
+            .await
+            .unwrap();
+        bench
+    }
+
+    /// Likewise, with these keys and without a meter in the directory.
+    pub async fn bare(
+        party: Party,
+        change: impl FnOnce(&mut MeterOptions),
+        more: &str,
+        relay: &str,
+    ) -> Self {
         let relay = format!("lab_any_port = true\n{relay}");
         let stack = Stack::start(&["127.0.0.1/32"], &["127.0.0.1/32"], &relay).await;
-        let keys = lab_keys(1);
-        let mut options = MeterOptions::new("127.0.0.1:0".parse().unwrap(), keys.clone());
+        let mut options = MeterOptions::new("127.0.0.1:0".parse().unwrap(), party.meter);
         options.boot_seconds = 0.2;
         change(&mut options);
         let (meter, events) = start_meter(options, &stack.tasks).await;
-        let custody = Custody::new(client(&keys));
+        let custody = Custody::new(party.client);
         let custody_address = serve_custody(&stack.pki, custody.clone(), &stack.tasks).await;
         let (service_trigger, shutdown) = kit::shutdown();
         let service = Tasks::new(shutdown);
         let association = start_association(&stack, custody_address, &service, more).await;
-        let bench = Self {
+        Self {
             stack,
             custody,
             meter,
@@ -73,12 +87,7 @@ impl Bench {
             association,
             service,
             service_trigger,
-        };
-        bench
-            .enrol("m-1", bench.meter, Mechanism::HlsGmac, Protection::Glo)
-            .await
-            .unwrap();
-        bench
+        }
     }
 
     pub fn channel(&self, role: &str) -> Channel {
@@ -177,31 +186,65 @@ fn mentions(events: &[Event], text: &str) -> bool {
         .any(|event| serde_json::to_string(event).unwrap().contains(text))
 }
 
-/// The client's side of a meter's keys.
-fn client(keys: &LabKeys) -> Client {
-    Client {
-        title: keys.client_system_title(),
-        meter: keys.server_system_title(),
-        suite: Suite::Suite0,
-        keys: Keys {
-            encryption: Some((*keys.ek()).into()),
-            authentication: Some((*keys.ak()).into()),
-            ..Keys::default()
-        },
-        password: keys.password().to_vec(),
-        certificate: Vec::new(),
-    }
+/// A meter and its head-end, who know each other.
+pub struct Party {
+    pub meter: LabKeys,
+    pub client: Client,
 }
 
 /// The same keys for the same seed.
+pub fn party(suite: Suite, seed: u8) -> Party {
+    let meter = LabKeys::generate_for(suite, octets(seed));
+    let mut random = octets(seed.wrapping_add(100));
+    let mut private = || {
+        let mut scalar = vec![0; suite.public_key_len() / 2];
+        random(&mut scalar);
+        // Below the order of either curve.
+        scalar.first_mut().into_iter().for_each(|first| *first = 1);
+        PrivateKey::from_octets(&scalar)
+    };
+    let (signing, agreement) = (private(), private());
+    let meter = match (&signing, &agreement) {
+        (Some(signing), Some(agreement)) => {
+            let (signing, agreement) = (signing.public().octets(), agreement.public().octets());
+            meter.with_client_keys(&signing, &agreement).unwrap()
+        }
+        _ => meter,
+    };
+    let client = Client {
+        title: meter.client_system_title(),
+        meter: meter.server_system_title(),
+        suite,
+        keys: Keys {
+            encryption: Some(meter.ek().into()),
+            authentication: Some(meter.ak().into()),
+            master: Some(meter.kek().into()),
+            hls_secret: Some(meter.hls_secret().into()),
+            signing,
+            agreement,
+            peer_signing: PublicKey::from_octets(&meter.server_signing_key()),
+            peer_agreement: PublicKey::from_octets(&meter.server_agreement_key()),
+            ..Keys::default()
+        },
+        password: meter.password().to_vec(),
+        certificate: vec![0x30; 500],
+    };
+    Party { meter, client }
+}
+
+/// The same keys of suite 0 for the same seed.
 pub fn lab_keys(seed: u8) -> LabKeys {
+    party(Suite::Suite0, seed).meter
+}
+
+fn octets(seed: u8) -> impl FnMut(&mut [u8]) {
     let mut next = seed;
-    LabKeys::generate(|octets| {
+    move |octets| {
         for octet in octets {
             *octet = next;
             next = next.wrapping_mul(5).wrapping_add(17);
         }
-    })
+    }
 }
 
 async fn start_meter(
