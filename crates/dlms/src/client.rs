@@ -103,8 +103,8 @@ pub struct Client {
     down: Option<wire::Down>,
     /// The time that was asked for last.
     timer: Option<u64>,
-    /// An old association was released, and the AARQ sent again: that is done once.
-    recovered: bool,
+    /// What the meter said when an old association was released, and the AARQ sent again: that is done once.
+    recovered: Option<Cause>,
 }
 
 /// States hold tokens and values in clear: only the name is shown.
@@ -137,7 +137,7 @@ impl Client {
             suspect: None,
             down: None,
             timer: None,
-            recovered: false,
+            recovered: None,
         }
     }
 

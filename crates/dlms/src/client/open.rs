@@ -121,13 +121,33 @@ impl Client {
     /// The AARQ was not granted. An association that the meter still holds may be what is in the way.
     fn not_opened(&mut self, now_ms: u64, cause: Cause) {
         let held = matches!(cause, Cause::NotOpened(_) | Cause::Rejected { .. });
-        if held && cause.is_transient() && self.config.recover && !self.recovered {
-            self.recovered = true;
+        if held && cause.is_transient() && self.config.recover && self.recovered.is_none() {
+            self.recovered = Some(cause);
             self.start_release(now_ms, Then::Again);
         } else if matches!(cause, Cause::Malformed(_)) {
             self.doubt(now_ms, cause);
         } else {
             self.fail(cause);
+        }
+    }
+
+    /// Why it failed: where nothing came of another try, what the meter had said to the first.
+    pub(super) fn told(&mut self, cause: Cause) -> Cause {
+        let silent = matches!(
+            cause,
+            Cause::Closed {
+                awaiting: Awaiting::Nothing | Awaiting::Aare,
+                ..
+            } | Cause::TimedOut {
+                awaiting: Awaiting::Nothing | Awaiting::Aare,
+            } | Cause::Link {
+                awaiting: Awaiting::Nothing | Awaiting::Aare,
+                ..
+            }
+        );
+        match self.recovered.take() {
+            Some(said) if silent => said,
+            _ => cause,
         }
     }
 

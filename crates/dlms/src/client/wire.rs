@@ -152,6 +152,7 @@ impl Client {
     }
 
     pub(super) fn fail(&mut self, cause: Cause) {
+        let cause = self.told(cause);
         self.effects
             .push_back(Effect::Event(Event::Failed(cause.clone())));
         self.state = State::Failed(cause);

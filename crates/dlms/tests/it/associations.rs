@@ -437,3 +437,30 @@ fn a_configuration_that_cannot_work_sends_nothing() {
         assert!(pair.frames.is_empty());
     }
 }
+
+#[test]
+fn a_release_that_comes_to_nothing_does_not_hide_what_the_meter_said() {
+    let mut client = dlms::Client::new(dlms::ClientConfig {
+        recover: true,
+        ..dlms::ClientConfig::default()
+    });
+    client.open(0);
+    let not_now = dlms::Frame {
+        source: 1,
+        destination: 16,
+        apdu: vec![0xD8, 1, 1],
+    };
+    client.handle_bytes(0, &not_now.encode().unwrap());
+    let sent: Vec<_> = core::iter::from_fn(|| client.poll())
+        .filter_map(|effect| match effect {
+            dlms::Effect::Transmit(frame) => Some(frame[8]),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sent, [0x60, 0x62], "AARQ, RLRQ");
+    client.closed();
+    assert_eq!(
+        client.cause(),
+        Some(&Cause::NotOpened(dlms::Exception::NOT_POSSIBLE))
+    );
+}

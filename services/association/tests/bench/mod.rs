@@ -334,7 +334,13 @@ pub fn why<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String) {
 
 /// A permit that only its body makes one: the fake custody checks no signature.
 pub fn permit(meter_id: &str, role: &str) -> SignedPermit {
+    permit_for(meter_id, role, Vec::new())
+}
+
+/// One that covers these commands.
+pub fn permit_for(meter_id: &str, role: &str, commands: Vec<Command>) -> SignedPermit {
     let permit = Permit {
+        commands,
         permit_id: "018f3c5e-7b1a-7c3d-9e4f-5a6b7c8d9e0f".to_owned(),
         meter_id: meter_id.to_owned(),
         requester: Pki::name(role).to_string(),
