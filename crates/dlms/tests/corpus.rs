@@ -10,6 +10,9 @@ mod drive;
 
 use std::path::PathBuf;
 
+/// A target, how many neighbours of each input are tried, and what it does.
+type Target = (&'static str, usize, fn(&[u8]));
+
 fn inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     let mut files: Vec<_> = std::fs::read_dir(root.join(target))
@@ -64,6 +67,50 @@ fn meter() {
         drive::meter::run(octets);
     });
     reaches("meter", drive::meter::run);
+}
+
+/// Inputs next to those of the corpora: a few octets changed, added or cut, the same every time.
+#[test]
+fn neighbours() {
+    let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = move |below: usize| {
+        // xorshift
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        usize::try_from(seed >> 33).unwrap() % below.max(1)
+    };
+    let targets: [Target; 4] = [
+        ("decode", 20, drive::decode::run),
+        ("hdlc", 20, drive::hdlc::run),
+        ("client", 3, |octets| {
+            drive::client::run(octets);
+        }),
+        ("meter", 3, |octets| {
+            drive::meter::run(octets);
+        }),
+    ];
+    for (target, times, run) in targets {
+        for (path, octets) in inputs(target) {
+            for _ in 0..times {
+                let mut changed = octets.clone();
+                for _ in 0..=random(3) {
+                    let at = random(changed.len());
+                    match random(4) {
+                        0 => changed.truncate(at),
+                        1 => changed.insert(at, u8::try_from(random(256)).unwrap()),
+                        _ => {
+                            if let Some(octet) = changed.get_mut(at) {
+                                *octet ^= 1 << random(8);
+                            }
+                        }
+                    }
+                }
+                let outcome = std::panic::catch_unwind(|| run(&changed));
+                assert!(outcome.is_ok(), "{}: {changed:02X?}", path.display());
+            }
+        }
+    }
 }
 
 /// A corpus in which nothing is ever opened, executed or answered would prove nothing.
