@@ -1,11 +1,11 @@
 //! Simulated DLMS meters, a product of its own: hardware that resets, COSEM objects that tell, and faults on command.
 //!
 //! ```text
-//!            TCP wrapper                     what a client may see         what really happens
+//!       wrapper (TCP, UDP), HDLC             what a client may see         what really happens
 //!  client ──▶ server ──▶ dlms::Meter ──Ask──▶ objects (GET SET ACTION) ──▶ Device ──▶ physics (boards, relay, LED)
 //!               ▲            │ Cipher                                        │   └──▶ logs (events, load profile, 128 KiB ring)
 //!               │            ▼                                               └──────▶ faults, state file
-//!               └─────── SoftCipher (lab keys, counters)          events: one JSON object each, to the laboratory
+//!               └─────── softcipher (lab keys, counters)          events: one JSON object each, to the laboratory
 //! ```
 //! A meter is two boards (metrology and communication), a latching relay that only an explicit command moves, NVRAM
 //! that survives a reset and RAM that does not. While its communication board boots, nothing listens on its port.

@@ -24,6 +24,8 @@ pub(super) struct HeadEnd {
     pub(super) cipher: SoftCipher,
     titles: [SystemTitle; 2],
     pub(super) config: ClientConfig,
+    /// Whether the network delivers its datagrams twice.
+    pub(super) doubled: bool,
     /// The near end of a serial line.
     pub(super) line: Option<Arc<AsyncFd<OwnedFd>>>,
 }
@@ -32,6 +34,8 @@ pub(super) struct HeadEnd {
 pub(super) enum Wire {
     Tcp(TcpStream),
     Udp(UdpSocket),
+    /// A network that delivers every request twice.
+    Doubled(UdpSocket),
     Serial(Arc<AsyncFd<OwnedFd>>),
 }
 
@@ -41,6 +45,11 @@ impl Wire {
         match self {
             Self::Tcp(stream) => drop(stream.write_all(octets).await),
             Self::Udp(socket) => drop(socket.send(octets).await),
+            Self::Doubled(socket) => {
+                for _ in 0..2 {
+                    socket.send(octets).await.ok();
+                }
+            }
             Self::Serial(line) => {
                 let mut left = octets;
                 while let [_, ..] = left {
@@ -57,7 +66,7 @@ impl Wire {
     pub(super) async fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buffer).await,
-            Self::Udp(socket) => socket.recv(buffer).await,
+            Self::Udp(socket) | Self::Doubled(socket) => socket.recv(buffer).await,
             Self::Serial(line) => loop {
                 let mut ready = line.readable().await?;
                 if let Ok(read) = ready.try_io(|line| Ok(rustix::io::read(line, &mut *buffer)?)) {
@@ -87,6 +96,7 @@ impl HeadEnd {
             address,
             cipher: SoftCipher::new(Setup::new(keys.suite(), titles[0]), keys.keys()).unwrap(),
             titles,
+            doubled: false,
             line: None,
             config: ClientConfig {
                 client_sap: 1,
@@ -139,7 +149,11 @@ impl HeadEnd {
             (None, LinkConfig::Udp) => {
                 let socket = UdpSocket::bind("127.0.0.1:0").await?;
                 socket.connect(self.address).await?;
-                Wire::Udp(socket)
+                if self.doubled {
+                    Wire::Doubled(socket)
+                } else {
+                    Wire::Udp(socket)
+                }
             }
             (None, LinkConfig::Tcp | LinkConfig::Hdlc(_)) => {
                 Wire::Tcp(TcpStream::connect(self.address).await?)
