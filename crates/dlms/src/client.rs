@@ -25,6 +25,7 @@ use crate::general::General;
 use crate::link::Link;
 use crate::security::SystemTitle;
 use crate::service::{Command, Notification, Response};
+use crate::terms::Terms;
 
 use state::{Inbound, State, Then};
 
@@ -92,6 +93,8 @@ pub struct Client {
     next_job: JobId,
     /// An APDU that is being deciphered.
     inbound: Option<Inbound>,
+    /// Confirmations of notifications that wait, and the terms of those.
+    confirmations: VecDeque<(Terms, Vec<u8>)>,
     /// A confirmation of a notification that is being ciphered.
     confirming: Option<notify::Confirming>,
     /// General block transfer of the exchange under way, and when it goes on by itself.
@@ -133,6 +136,7 @@ impl Client {
             effects: VecDeque::new(),
             next_job: JobId::FIRST,
             inbound: None,
+            confirmations: VecDeque::new(),
             confirming: None,
             suspect: None,
             down: None,

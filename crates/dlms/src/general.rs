@@ -18,24 +18,29 @@ pub(crate) struct General {
     replies: VecDeque<GeneralBlock>,
     /// How many blocks the peer takes in a row, as far as it has said.
     window: u8,
-    /// The last block sent, and the last received, in this exchange.
+    /// The last block sent in this exchange.
     own: u16,
+    /// The last block received: the first block of the next APDU acknowledges it.
     theirs: u16,
     /// How many blocks the link takes in a row.
     most: u8,
+    /// Whether blocks may be lost, doubled and overtaken: what does not fit is dropped then.
+    lossy: bool,
 }
 
 impl General {
     /// Over a link of this kind: HDLC has a window of its own, and holds few APDUs.
     pub(crate) const fn new(link: &LinkConfig) -> Self {
-        Self::of(match link {
-            LinkConfig::Tcp | LinkConfig::Udp => WINDOW_MAX,
-            LinkConfig::Hdlc(_) => 2,
-        })
+        match link {
+            LinkConfig::Tcp => Self::of(WINDOW_MAX, false),
+            LinkConfig::Udp => Self::of(WINDOW_MAX, true),
+            LinkConfig::Hdlc(_) => Self::of(2, false),
+        }
     }
 
-    const fn of(most: u8) -> Self {
+    const fn of(most: u8, lossy: bool) -> Self {
         Self {
+            lossy,
             sender: None,
             receiver: None,
             replies: VecDeque::new(),
@@ -51,14 +56,17 @@ impl General {
         self.sender.is_some() || self.receiver.is_some()
     }
 
+    /// Whether blocks of an APDU wait to be sent. What is ciphered after it must not overtake it: its counter is higher.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.sender.as_ref().is_some_and(|sender| !sender.is_sent())
+    }
+
     /// Forgets what is on its way: the exchange is over, or another begins.
     pub(crate) fn reset(&mut self) {
-        if self.own > 0 || self.theirs > 0 {
-            *self = Self {
-                window: self.window,
-                ..Self::of(self.most)
-            };
-        }
+        self.sender = None;
+        self.receiver = None;
+        self.replies.clear();
+        self.own = 0;
     }
 
     /// Sends an APDU in blocks that are, as APDUs, no longer than `limit`.
@@ -87,6 +95,13 @@ impl General {
     /// A block that is malformed or was not due.
     pub(crate) fn take(&mut self, apdu: &[u8], limit: usize) -> Result<Option<Vec<u8>>, Error> {
         let block = GeneralBlock::decode(apdu)?;
+        match self.take_block(&block, limit) {
+            Err(_) if self.lossy => Ok(None),
+            taken => taken,
+        }
+    }
+
+    fn take_block(&mut self, block: &GeneralBlock, limit: usize) -> Result<Option<Vec<u8>>, Error> {
         self.window = block.window.min(self.most);
         if let Some(sender) = &mut self.sender
             && sender.acknowledged(block.ack, self.window)?
@@ -100,7 +115,7 @@ impl General {
         let receiver = self
             .receiver
             .get_or_insert_with(|| Receiver::new(limit, WINDOW, own));
-        let received = receiver.take(&block);
+        let received = receiver.take(block);
         (self.own, self.theirs) = (receiver.own(), receiver.received());
         match received? {
             Received::More => Ok(None),
@@ -165,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_apdu_goes_there_and_another_comes_back() {
-        let (mut client, mut meter) = (General::of(63), General::of(2));
+        let (mut client, mut meter) = (General::of(63, false), General::of(2, true));
         let (request, response) = (vec![0xC1; 500], vec![0xC5; 700]);
         client.send(request.clone(), 60).unwrap();
         let mut answered = None;

@@ -162,7 +162,7 @@ impl Meter {
             let state = self.take_state();
             self.on_cipher(now_ms, state, result);
         } else if let Some(notice) = self.notice.take_if(|notice| notice.job == id) {
-            self.on_notice(now_ms, &notice, result);
+            self.on_notice(notice, result);
         } else {
             return;
         }
@@ -202,7 +202,7 @@ impl Meter {
     /// # Errors
     /// [`Error::State`] unless an association is open, if another notification is still being ciphered, or if the
     /// client has not the service, or not the general protection that it needs; [`Error::TooLong`] if the client does
-    /// not receive as much. Nothing was sent.
+    /// not receive as much in one APDU. Nothing was sent.
     pub fn notify(&mut self, now_ms: u64, notification: &Notification) -> Result<(), Error> {
         self.tell(now_ms, notification)?;
         self.pump(now_ms);

@@ -91,9 +91,10 @@ impl Client {
                     Purpose::Command(_) => exchange.session.limit(),
                     Purpose::Authenticate { .. } => exchange.session.received(),
                 };
+                let general = exchange.session.has_general_blocks();
                 let deadline = self.deadline(now_ms);
                 self.state = State::Awaiting { deadline, exchange };
-                if let Err(cause) = self.transmit_request(now_ms, apdu, limit) {
+                if let Err(cause) = self.transmit_request(now_ms, apdu, (limit, general)) {
                     self.fail(cause);
                 }
             }
@@ -202,7 +203,7 @@ impl Client {
     fn on_plain(&mut self, now_ms: u64, (due, terms): (bool, Terms), apdu: &[u8]) {
         let tag = apdu.first().copied().unwrap_or_default();
         if Notification::is_tag(tag) {
-            self.on_notification(now_ms, terms, apdu);
+            self.on_notification(terms, apdu);
             self.link.listen(now_ms);
             return;
         }

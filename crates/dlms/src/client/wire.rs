@@ -39,6 +39,7 @@ impl Client {
                 None => break,
             }
         }
+        self.send_confirmation(now_ms);
         self.drain(now_ms);
         self.settle();
         self.arm();
@@ -236,16 +237,22 @@ impl Client {
         Ok(())
     }
 
-    /// Hands a request to the link, in general blocks if it is longer than the meter receives.
+    /// Hands a request to the link, in general blocks if it is longer than the meter receives, and that takes them.
     pub(super) fn transmit_request(
         &mut self,
         now_ms: u64,
         apdu: Vec<u8>,
-        limit: usize,
+        (limit, has_general_blocks): (usize, bool),
     ) -> Result<(), Cause> {
         self.general.reset();
         if apdu.len() <= limit {
             return self.transmit(now_ms, apdu);
+        }
+        if !has_general_blocks {
+            // commands were looked at before: it is the token of pass 3
+            return Err(Cause::BadInitiate(
+                "its largest APDU does not hold our authentication",
+            ));
         }
         self.general.send(apdu, limit)?;
         self.transmit_blocks(now_ms)
@@ -256,8 +263,11 @@ impl Client {
         while let Some(block) = self.general.next() {
             self.transmit(now_ms, block)?;
         }
-        let pause = self.config.answer_timeout_ms / BLOCK_TRIES;
-        self.general_at = Some(now_ms.saturating_add(pause));
+        // A stream loses nothing, and HDLC sends again itself: what went twice would be executed twice.
+        if self.config.link == LinkConfig::Udp {
+            let pause = self.config.answer_timeout_ms / BLOCK_TRIES;
+            self.general_at = Some(now_ms.saturating_add(pause));
+        }
         Ok(())
     }
 

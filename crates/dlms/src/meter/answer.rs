@@ -75,10 +75,10 @@ impl Meter {
     }
 
     fn deliver(&mut self, now_ms: u64, session: Session, after: After, apdu: Vec<u8>) {
-        if self.is_datagram() && !session.terms.protects() {
+        if self.is_datagram() && !session.terms.form.is_ciphered() {
             self.seen.answered(&apdu);
         }
-        self.transmit_long(now_ms, (session.client_sap, session.limit()), apdu);
+        self.transmit_answer(now_ms, &session, apdu);
         let phase = match after {
             After::Open(transfer) => Phase::Open(transfer),
             After::Opened => {

@@ -1,5 +1,7 @@
 //! What the meter says unasked.
 
+use alloc::vec::Vec;
+
 use super::Meter;
 use super::state::Session;
 use crate::cipher::{CipherFailure, CipherOutput, JobId};
@@ -14,6 +16,8 @@ pub(super) struct Notice {
     tag: u8,
     session: Session,
     terms: Terms,
+    /// The notification, when it is ciphered and has to wait: it must not overtake an answer in general blocks.
+    ready: Option<Vec<u8>>,
 }
 
 impl Meter {
@@ -39,11 +43,9 @@ impl Meter {
             "granted general protection, which the service needs",
             "not granted it",
         ))?;
+        // general blocks of it would mix with those of an answer
         let (limit, found) = (session.limit(), terms.length(apdu.len()));
-        let in_blocks = session.has(Conformance::GENERAL_BLOCK_TRANSFER)
-            && !self.general.is_active()
-            && crate::general::fits(found, limit);
-        if found > limit && !in_blocks {
+        if found > limit {
             return Err(Error::TooLong { limit, found });
         }
         if terms.protects() {
@@ -53,9 +55,10 @@ impl Meter {
                 tag,
                 session,
                 terms,
+                ready: None,
             });
         } else {
-            self.transmit_long(now_ms, (session.client_sap, limit), apdu);
+            self.transmit(now_ms, session.client_sap, apdu);
         }
         Ok(())
     }
@@ -63,14 +66,25 @@ impl Meter {
     /// One that could not be ciphered is not sent: the executor knows why.
     pub(super) fn on_notice(
         &mut self,
-        now_ms: u64,
-        notice: &Notice,
+        mut notice: Notice,
         result: Result<CipherOutput, CipherFailure>,
     ) {
-        let session = &notice.session;
-        let terms = (notice.terms, session.client_title);
+        let terms = (notice.terms, notice.session.client_title);
         if let Ok(apdu) = self.protected(notice.tag, terms, result) {
-            self.transmit_long(now_ms, (session.client_sap, session.limit()), apdu);
+            notice.ready = Some(apdu);
+            self.notice = Some(notice);
+        }
+    }
+
+    /// Sends the notification that waits, if nothing is before it.
+    pub(super) fn send_notice(&mut self, now_ms: u64) {
+        if self.general.is_sending() {
+            return;
+        }
+        if let Some(notice) = self.notice.take_if(|notice| notice.ready.is_some())
+            && let Some(apdu) = notice.ready
+        {
+            self.transmit(now_ms, notice.session.client_sap, apdu);
         }
     }
 }

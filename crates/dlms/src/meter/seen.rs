@@ -1,6 +1,6 @@
 //! What a meter has served before, so that a duplicate of the network is not executed again.
 //!
-//! In a protected association counters tell duplicates. Without protection nothing does but the octets: over UDP a
+//! In a ciphered association counters tell duplicates. Without ciphering nothing does but the octets: over UDP a
 //! request to write or act that is, octet for octet, one of the last is a duplicate (our clients number their requests;
 //! a client that does not, and means the same twice within sixteen requests, is refused the second). A stream makes no
 //! duplicates of its own: there a request counts as one only if it had come, the same, before its predecessor was

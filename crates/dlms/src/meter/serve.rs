@@ -33,7 +33,6 @@ impl Meter {
             self.state = State::Associated { session, phase };
             return self.on_block(now_ms, &apdu);
         }
-        self.general.reset();
         self.on_whole(now_ms, (session, phase), apdu);
     }
 
@@ -129,6 +128,8 @@ impl Meter {
             self.state = State::Associated { session, phase };
             return;
         }
+        // a client that asks has its last answer
+        self.general.reset();
         let request = Request::decode(apdu).map_err(|error| unserved(&error));
         let request = request.and_then(|request| {
             if matches!(phase, Phase::Pending(_)) || session.has(service_of(&request)) {
@@ -154,9 +155,10 @@ impl Meter {
         }
     }
 
-    /// Whether a request was served before, where no counter tells. What was answered last is answered again.
+    /// Whether a request was served before, where no counter tells (a signature has none). What was answered last is
+    /// answered again.
     fn is_duplicate(&mut self, now_ms: u64, session: &Session, apdu: &[u8]) -> bool {
-        if session.terms.protects() {
+        if session.terms.form.is_ciphered() {
             return false;
         }
         let Some(print) = effect_print(apdu) else {
@@ -258,8 +260,10 @@ impl Meter {
         invoke: InvokeId,
         (challenges, result): (Challenges, Result<CipherOutput, CipherFailure>),
     ) {
-        if result != Ok(CipherOutput::Verified) {
-            return self.deny(now_ms, session, invoke);
+        match result {
+            Ok(CipherOutput::Verified) => {}
+            Err(CipherFailure::Unavailable) => return self.not_ciphered(session.client_sap),
+            Ok(_) | Err(_) => return self.deny(now_ms, session, invoke),
         }
         let job = self.job(CipherOp::Answer {
             mechanism: session.mechanism,

@@ -2,9 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::state::State;
+use super::state::{Session, State};
 use super::{Effect, Event, Meter};
 use crate::cipher::{CipherFailure, CipherJob, CipherOp, CipherOutput, JobId};
+use crate::conformance::Conformance;
 use crate::link::{LinkConfig, LinkEffect};
 use crate::security::SystemTitle;
 use crate::service::{Exception, Response};
@@ -29,6 +30,7 @@ impl Meter {
                 None => break,
             }
         }
+        self.send_notice(now_ms);
         self.drain();
         let due = self.link.deadline();
         if let Some(deadline) = due.filter(|_| self.timer != due) {
@@ -182,19 +184,17 @@ impl Meter {
         }
     }
 
-    /// Hands an answer or a notification to the link, in general blocks if it is longer than the client receives.
-    pub(super) fn transmit_long(
-        &mut self,
-        now_ms: u64,
-        (client_sap, limit): (u16, usize),
-        apdu: Vec<u8>,
-    ) {
+    /// Hands an answer to the link, in general blocks if it is longer than the client receives, and that takes them.
+    pub(super) fn transmit_answer(&mut self, now_ms: u64, session: &Session, apdu: Vec<u8>) {
+        let limit = session.limit();
         if apdu.len() <= limit {
-            self.transmit(now_ms, client_sap, apdu);
-        } else if self.general.send(apdu, limit).is_ok() {
-            self.transmit_blocks(now_ms, client_sap);
+            self.transmit(now_ms, session.client_sap, apdu);
+        } else if session.has(Conformance::GENERAL_BLOCK_TRANSFER)
+            && self.general.send(apdu, limit).is_ok()
+        {
+            self.transmit_blocks(now_ms, session.client_sap);
         } else {
-            self.except(now_ms, client_sap, Exception::TOO_LONG);
+            self.except(now_ms, session.client_sap, Exception::TOO_LONG);
         }
     }
 

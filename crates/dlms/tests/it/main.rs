@@ -13,9 +13,13 @@ mod blocks;
 #[cfg(test)]
 mod codec;
 #[cfg(test)]
+mod cosem;
+#[cfg(test)]
 mod gbt;
 #[cfg(test)]
 mod hdlc;
+#[cfg(test)]
+mod joined;
 #[cfg(test)]
 mod line;
 #[cfg(test)]
@@ -25,6 +29,8 @@ mod properties;
 #[cfg(test)]
 mod responder;
 #[cfg(test)]
+mod services;
+#[cfg(test)]
 mod soft;
 #[cfg(test)]
 mod stations;
@@ -32,3 +38,5 @@ mod stations;
 mod values;
 #[cfg(test)]
 mod vectors;
+#[cfg(test)]
+mod world;

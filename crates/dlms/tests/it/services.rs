@@ -1,0 +1,1 @@
+//! Every service in every form over every link, on a line without faults.
