@@ -36,13 +36,13 @@ impl Custody {
         let context = self.contexts.get(id, peer, clock::now())?;
         let mut state = context.state.lock().await;
         let step = self.admit(&context, &mut state, request)?;
-        let initiate = matches!(step, Step::Initiate | Step::Release);
         let Some(keys) = context.ciphering() else {
             self.count_uses(&context, step.indices(), 0).await?;
             apply(&context, &mut state, step);
             crash_point(crash::AFTER_PROTECT);
             return Ok((request.to_vec(), 0));
         };
+        let initiate = step.is_initiate();
         let space = if initiate {
             Space::Global
         } else {
@@ -82,7 +82,16 @@ impl Custody {
             _ => Vec::new(),
         };
         let of_transfer = matches!(parsed, Parsed::FirstBlock { .. } | Parsed::Block { .. });
-        step(context, state, parsed).inspect_err(|error| match error {
+        let tag = request.first().copied().unwrap_or_default();
+        let fits = |step: Step| match context.ciphering() {
+            // ACCESS has general forms only. Found out before anything is counted.
+            Some(_) if !step.is_initiate() && context.terms.protection.tag(tag).is_none() => {
+                Err(CANNOT)
+            }
+            _ => Ok(step),
+        };
+        let admitted = step(context, state, parsed).and_then(fits);
+        admitted.inspect_err(|error| match error {
             Error::OutOfOrder { .. } => {}
             _ => {
                 // A sequence that deviates is over: what was ciphered of it is the beginning of nothing.

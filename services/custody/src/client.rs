@@ -116,21 +116,32 @@ fn title(hex: &str) -> Option<SystemTitle> {
 impl Custody {
     /// The public keys of a suite, and the certificate that is configured for it.
     pub(crate) async fn client_keys(&self, curve: Curve) -> Result<GetClientKeysResponse, Error> {
-        let token = self.keyring.token();
-        let signing = token.public_key(signing_label(curve)).await?;
-        let agreement = token.public_key(agreement_label(curve)).await?;
-        // Uncompressed points; DLMS leaves their first octet out.
-        let bare = |point: &[u8]| point.get(1..).unwrap_or_default().to_vec();
+        let signing = self.public_key(signing_label(curve)).await;
+        let agreement = self.public_key(agreement_label(curve)).await;
+        // A token may have been given the one and not the other.
+        let (signing_key, agreement_key) = match (signing, agreement) {
+            (Err(error), Err(_)) => return Err(error),
+            (Ok(key), Err(Error::TokenLacks { .. })) => (key, Vec::new()),
+            (Err(Error::TokenLacks { .. }), Ok(key)) => (Vec::new(), key),
+            (signing, agreement) => (signing?, agreement?),
+        };
         let suite = match curve {
             Curve::P256 => Suite::Suite1,
             Curve::P384 => Suite::Suite2,
         };
         let certificate = self.certificates.any_of(suite);
         Ok(GetClientKeysResponse {
-            signing_key: bare(&signing),
-            agreement_key: bare(&agreement),
+            signing_key,
+            agreement_key,
             signing_certificate: certificate.map(|c| c.der.clone()).unwrap_or_default(),
         })
+    }
+
+    /// X || Y.
+    async fn public_key(&self, label: &str) -> Result<Vec<u8>, Error> {
+        let point = self.keyring.token().public_key(label).await?;
+        // An uncompressed point; DLMS leaves its first octet out.
+        Ok(point.get(1..).unwrap_or_default().to_vec())
     }
 }
 

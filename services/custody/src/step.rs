@@ -38,6 +38,11 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// Whether it is an InitiateRequest: always under the global key, with the service-specific tag, not signed.
+    pub(crate) fn is_initiate(&self) -> bool {
+        matches!(self, Self::Initiate | Self::Release)
+    }
+
     /// The commands of the permit that are executed by it.
     pub(crate) fn indices(&self) -> &[usize] {
         match self {

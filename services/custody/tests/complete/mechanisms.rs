@@ -1,6 +1,6 @@
 //! Every mechanism, and which counters it makes believable.
 
-use dlms::{CipherOp, CipherOutput, Data, Mechanism, Protection, Response, Suite};
+use dlms::{CipherOp, CipherOutput, Data, Mechanism, Method, Protection, Request, Response, Suite};
 use latchkey_proto::audit::v1::EntryKind;
 use softcipher::Counters;
 
@@ -72,10 +72,9 @@ pub(crate) async fn every_mechanism_in_clear(house: &House) {
                 assert_eq!(reason(early), "OUT_OF_ORDER", "{mechanism:?}");
                 // The answer of the AARE need not pass through custody, nor that of reply_to_HLS.
                 let token = talk.association.answer(&[7; 32], SERVER).await.unwrap();
-                let wrong = talk.association.action_apdu(
-                    dlms::Method::REPLY_TO_HLS,
-                    Some(Data::OctetString(vec![1; 32])),
-                );
+                let wrong = talk
+                    .association
+                    .action_apdu(Method::REPLY_TO_HLS, Some(Data::OctetString(vec![1; 32])));
                 let wrong = talk.association.protect(wrong).await;
                 assert_eq!(reason(wrong), "APDU_NOT_PERMITTED", "another token");
                 talk.reply(&[7; 32], token).await.unwrap();
@@ -127,10 +126,9 @@ pub(crate) async fn a_wrong_answer_ends_the_context(house: &House) {
             let challenge = [9; 32];
             let token = talk.association.answer(&challenge, SERVER).await.unwrap();
             assert_eq!(token.len(), length, "{mechanism:?}");
-            let reply = talk.association.action_apdu(
-                dlms::Method::REPLY_TO_HLS,
-                Some(Data::OctetString(token.clone())),
-            );
+            let reply = talk
+                .association
+                .action_apdu(Method::REPLY_TO_HLS, Some(Data::OctetString(token.clone())));
             talk.send(reply).await.unwrap();
             let mut theirs = talk.meter_answers(&challenge);
             match wrong {
@@ -154,6 +152,52 @@ pub(crate) async fn a_wrong_answer_ends_the_context(house: &House) {
             );
         }
     }
+}
+
+/// A signature can be longer than what a meter takes at once: reply_to_HLS goes in blocks, and of this token only.
+pub(crate) async fn a_long_answer_goes_in_blocks(house: &House) {
+    let meter = Meter::new(house, "long-answer", Suite::Suite2);
+    let meter = meter.enrolled(house).await;
+    let how = how(Mechanism::HlsEcdsa, Protection::Glo);
+    let mut talk = Talk::open(house, meter, how, commands()).await.unwrap();
+    talk.initiate().await.unwrap();
+    let challenge = [5; 48];
+    let token = talk.association.answer(&challenge, SERVER).await.unwrap();
+    let value = Data::OctetString(token).encode();
+    let first = |talk: &mut Talk, octets: &[u8]| {
+        Request::ActionFirstBlock {
+            invoke: talk.association.next(),
+            method: Method::REPLY_TO_HLS,
+            last: false,
+            block: 1,
+            octets: octets.to_vec(),
+        }
+        .encode()
+    };
+    let wrong = first(&mut talk, &value[1..50]);
+    let refused = talk.association.protect(wrong).await;
+    assert_eq!(reason(refused), "APDU_NOT_PERMITTED", "not this token");
+    let right = first(&mut talk, &value[..50]);
+    assert_eq!(talk.send(right.clone()).await.unwrap(), right);
+    let invoke = talk.association.invoke();
+    let go_on = Response::ActionNextBlock { invoke, block: 1 };
+    talk.receive(&go_on.encode()).await.unwrap();
+    let last = Request::ActionBlock {
+        invoke,
+        last: true,
+        block: 2,
+        octets: value[50..].to_vec(),
+    };
+    talk.send(last.encode()).await.unwrap();
+    let theirs = talk.meter_answers(&challenge);
+    let answer = Response::Action {
+        invoke,
+        result: dlms::ActionResult::new(0),
+        data: Some(Ok(Data::OctetString(theirs.clone()))),
+    };
+    talk.receive(&answer.encode()).await.unwrap();
+    talk.association.verify(theirs).await.unwrap();
+    talk.read(1, OBJECT, 2).await.unwrap();
 }
 
 async fn received(house: &House, meter_id: &str) -> i64 {

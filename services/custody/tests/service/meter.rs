@@ -15,15 +15,10 @@ use crate::{
 pub(super) async fn nothing_comes_before_its_turn(house: &House, meter: &mut Meter) {
     let mut association = house.hls().await;
     let read = association.get_apdu(70, RELAY, 2);
-    assert_eq!(
-        reason(association.protect(read.clone()).await),
-        "OUT_OF_ORDER",
-        "before the AARQ"
-    );
-    assert_eq!(
-        reason(association.answer(&[1; 16], SERVER).await),
-        "OUT_OF_ORDER"
-    );
+    let early = reason(association.protect(read.clone()).await);
+    assert_eq!(early, "OUT_OF_ORDER", "before the AARQ");
+    let early = reason(association.answer(&[1; 16], SERVER).await);
+    assert_eq!(early, "OUT_OF_ORDER");
     assert_eq!(
         reason(association.verify(vec![0x10; 17]).await),
         "OUT_OF_ORDER"
@@ -71,8 +66,8 @@ pub(super) async fn nothing_comes_before_its_turn(house: &House, meter: &mut Met
         "APDU_NOT_PERMITTED",
         "once"
     );
-    let early = association.verify(vec![0x10; 17]).await;
-    assert_eq!(reason(early), "OUT_OF_ORDER", "the answer has not come");
+    let early = reason(association.verify(vec![0x10; 17]).await);
+    assert_eq!(early, "OUT_OF_ORDER", "the answer has not come");
     let (apdu, _) = association.protect(release.clone()).await.unwrap();
     meter.open(&apdu);
     assert_eq!(
