@@ -106,13 +106,9 @@ impl Custody {
         (space, counter): (Space, u32),
         apdu: &[u8],
     ) -> Result<(), Error> {
-        if apdu.first().is_some_and(|tag| Notification::is_tag(*tag)) {
-            if state.stage != Stage::Open {
-                return refused("a notification comes after the association is open");
-            }
-            if space == Space::Own {
-                return refused("nothing says that a notification under a key of its own is new");
-            }
+        let notification = apdu.first().is_some_and(|tag| Notification::is_tag(*tag));
+        if notification && state.stage != Stage::Open {
+            return refused("a notification comes after the association is open");
         }
         let answer = state.outstanding.answered(apdu)?;
         if context.terms.mechanism == Mechanism::Low {

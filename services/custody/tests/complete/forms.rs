@@ -1,8 +1,9 @@
 //! Every form of ciphering and signing, in every suite.
 
 use dlms::{
-    Access, Attribute, Data, KeyChoice, LongInvokeId, Mechanism, Method, Protection, Request,
-    Response, Suite, agreement::AlgorithmId, initiate::InitiateRequest,
+    Access, Attribute, Data, InvokeId, KeyChoice, LongInvokeId, Mechanism, Method, Protection,
+    Request, Response, Suite, agreement::AlgorithmId, initiate::InitiateRequest,
+    security::GeneralCiphering,
 };
 use latchkey_proto::audit::v1::Command;
 use softcipher::Keys;
@@ -207,6 +208,30 @@ pub(crate) async fn encryption_without_authentication(house: &House) {
     }
 }
 
+/// A counter that nothing authenticates is not compared either: a meter cannot be locked out by it.
+pub(crate) async fn unauthenticated_counters_are_not_looked_at(house: &House) {
+    let meter = Meter::new(house, "bare-low", Suite::Suite0);
+    let meter = meter.enrolled(house).await;
+    let good = how(Mechanism::Low, Protection::Glo);
+    let mut talk = Talk::established(house, meter, good, commands()).await;
+    let counters = talk.meter.cipher.counters();
+    talk.meter.cipher.resume(softcipher::Counters {
+        sent: 7,
+        ..counters
+    });
+    let bare = How {
+        authenticated: false,
+        ..good
+    };
+    let mut talk = Talk::established(house, talk.meter, bare, commands()).await;
+    talk.read(1, OBJECT, 2).await.unwrap();
+    // With authentication it is old.
+    let mut talk = Talk::open(house, talk.meter, good, commands())
+        .await
+        .unwrap();
+    assert_eq!(reason(talk.initiate().await), "CIPHERTEXT_INVALID");
+}
+
 pub(crate) async fn a_dedicated_key_begins_anew(house: &House) {
     let meter = Meter::new(house, "ded", Suite::Suite0)
         .enrolled(house)
@@ -259,22 +284,32 @@ pub(crate) async fn an_answer_is_of_its_transaction(house: &House) {
         let mut transactions = std::collections::BTreeSet::new();
         let mut recorded = None;
         for _ in 0..3 {
-            let read = talk.association.get_apdu(1, OBJECT, 2);
-            let (apdu, told) = talk.association.protect(read).await.unwrap();
-            let general = dlms::security::GeneralCiphering::decode(&apdu).unwrap();
+            // The same invoke id each time: nothing but the transaction tells the answers apart.
+            let attribute = Attribute {
+                class_id: 1,
+                name: OBJECT.parse().unwrap(),
+                index: 2,
+            };
+            let read = Request::Get {
+                invoke: InvokeId::new(5),
+                attribute,
+                selection: None,
+            };
+            let (apdu, told) = talk.association.protect(read.encode()).await.unwrap();
+            let general = GeneralCiphering::decode(&apdu).unwrap();
             assert_eq!((general.header.transaction_id.len(), told), (8, 0));
-            assert!(
-                transactions.insert(general.header.transaction_id),
-                "each has its own"
-            );
+            let new = transactions.insert(general.header.transaction_id);
+            assert!(new, "each has its own");
             talk.meter_reads(apdu).unwrap();
-            // A recording answers nothing, although the invoke id would fit after sixteen.
             if let Some(recorded) = recorded.take() {
                 let refused = talk.association.unprotect(recorded).await;
                 assert_eq!(reason(refused), "RESPONSE_REFUSED", "{key:?}");
             }
-            let value = talk.association.value(Data::Boolean(true));
-            let answer = talk.meter_sends(&value);
+            let value = Response::GetData {
+                invoke: InvokeId::new(5),
+                data: Data::Boolean(true),
+            };
+            let answer = talk.meter_sends(&value.encode());
             talk.association.unprotect(answer.clone()).await.unwrap();
             recorded = Some(answer);
         }
@@ -285,6 +320,30 @@ pub(crate) async fn an_answer_is_of_its_transaction(house: &House) {
         });
         talk.read(1, OBJECT, 2).await.unwrap();
     }
+}
+
+/// Whoever knows every other key of a meter, but not the one it signs with, agrees on none with custody.
+pub(crate) async fn an_ephemeral_key_is_signed_by_the_meter(house: &House) {
+    let one_pass = how(
+        Mechanism::Low,
+        Protection::GeneralCiphering(KeyChoice::OnePass),
+    );
+    let meter = Meter::new(house, "ephemeral", Suite::Suite1);
+    let meter = meter.enrolled(house).await;
+    let mut keys = meter.cipher.keys().clone();
+    let (_, stranger) = Keys::pair(Suite::Suite1, 99);
+    keys.signing = stranger.signing;
+    let mut talk = Talk::established(house, meter, one_pass, commands()).await;
+    talk.read(1, OBJECT, 2).await.unwrap();
+    let counters = talk.meter.cipher.counters();
+    let mut forger = Meter::with("ephemeral", Suite::Suite1, keys, AlgorithmId::Standard);
+    forger.cipher.resume(counters);
+    let mut talk = Talk::established(house, forger, one_pass, commands()).await;
+    let read = talk.association.get_apdu(1, OBJECT, 2);
+    talk.send(read).await.unwrap();
+    let value = talk.association.value(Data::Boolean(true));
+    let refused = talk.receive(&value).await;
+    assert_eq!(reason(refused), "CIPHERTEXT_INVALID");
 }
 
 pub(crate) async fn both_algorithm_ids(house: &House) {

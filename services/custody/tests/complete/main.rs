@@ -79,8 +79,10 @@ async fn everything(dir: &Path) {
     forms::every_form_in_every_suite(&house).await;
     forms::signed_forms(&house).await;
     forms::encryption_without_authentication(&house).await;
+    forms::unauthenticated_counters_are_not_looked_at(&house).await;
     forms::a_dedicated_key_begins_anew(&house).await;
     forms::an_answer_is_of_its_transaction(&house).await;
+    forms::an_ephemeral_key_is_signed_by_the_meter(&house).await;
     forms::both_algorithm_ids(&house).await;
     mechanisms::every_mechanism_ciphered(&house).await;
     mechanisms::every_mechanism_in_clear(&house).await;
