@@ -4,10 +4,10 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::error::Error;
-use crate::gbt::{GeneralBlock, Received, Receiver, Sender, WINDOW_MAX};
+use crate::gbt::{GeneralBlock, Received, Receiver, Sender};
 use crate::link::LinkConfig;
 
-/// How many blocks are taken in a row.
+/// How many blocks are sent and taken in a row, where the link has no turns.
 const WINDOW: u8 = 8;
 
 /// The transfers of one exchange, one in each direction at most.
@@ -22,19 +22,19 @@ pub(crate) struct General {
     own: u16,
     /// The last block received: the first block of the next APDU acknowledges it.
     theirs: u16,
-    /// How many blocks the link takes in a row.
+    /// How many blocks are taken in a row.
     most: u8,
     /// Whether blocks may be lost, doubled and overtaken: what does not fit is dropped then.
     lossy: bool,
 }
 
 impl General {
-    /// Over a link of this kind: HDLC has a window of its own, and holds few APDUs.
+    /// Over a link of this kind: HDLC has a window of its own, and each side its turn after one APDU.
     pub(crate) const fn new(link: &LinkConfig) -> Self {
         match link {
-            LinkConfig::Tcp => Self::of(WINDOW_MAX, false),
-            LinkConfig::Udp => Self::of(WINDOW_MAX, true),
-            LinkConfig::Hdlc(_) => Self::of(2, false),
+            LinkConfig::Tcp => Self::of(WINDOW, false),
+            LinkConfig::Udp => Self::of(WINDOW, true),
+            LinkConfig::Hdlc(_) => Self::of(1, false),
         }
     }
 
@@ -74,7 +74,7 @@ impl General {
     /// # Errors
     /// [`Error::TooLong`] if it does not go in blocks of that size.
     pub(crate) fn send(&mut self, apdu: Vec<u8>, limit: usize) -> Result<(), Error> {
-        let sender = Sender::new(apdu, size(limit), self.window, WINDOW, self.theirs)?;
+        let sender = Sender::new(apdu, size(limit), self.window, self.most, self.theirs)?;
         self.own = sender.blocks();
         self.sender = Some(sender);
         Ok(())
@@ -111,10 +111,10 @@ impl General {
         if block.data.is_empty() {
             return Ok(None);
         }
-        let own = self.own;
+        let (own, most) = (self.own, self.most);
         let receiver = self
             .receiver
-            .get_or_insert_with(|| Receiver::new(limit, WINDOW, own));
+            .get_or_insert_with(|| Receiver::new(limit, most, own));
         let received = receiver.take(block);
         (self.own, self.theirs) = (receiver.own(), receiver.received());
         match received? {
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_apdu_goes_there_and_another_comes_back() {
-        let (mut client, mut meter) = (General::of(63, false), General::of(2, true));
+        let (mut client, mut meter) = (General::of(8, false), General::of(1, true));
         let (request, response) = (vec![0xC1; 500], vec![0xC5; 700]);
         client.send(request.clone(), 60).unwrap();
         let mut answered = None;

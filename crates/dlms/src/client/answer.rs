@@ -1,5 +1,6 @@
 //! What an answer means for the command under way.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::blocks::{Joined, NotTaken, Upload, action_head, get_head};
@@ -33,7 +34,7 @@ enum Service {
 pub(super) struct Progress {
     kind: Kind,
     /// What is sent in blocks.
-    upload: Option<Upload>,
+    upload: Option<Box<Upload>>,
     /// What comes in blocks.
     joined: Option<Joined>,
 }
@@ -77,7 +78,7 @@ impl Progress {
     /// Of the same command, sent in these blocks.
     pub(super) fn uploading(self, upload: Upload) -> Self {
         Self {
-            upload: Some(upload),
+            upload: Some(Box::new(upload)),
             ..self
         }
     }
@@ -143,7 +144,7 @@ impl Progress {
 
     /// Whether all of it has left.
     fn is_uploaded(&self) -> bool {
-        self.upload.as_ref().is_none_or(Upload::is_done)
+        self.upload.as_ref().is_none_or(|upload| upload.is_done())
     }
 
     /// Whether this block was taken before.

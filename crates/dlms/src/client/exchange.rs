@@ -1,6 +1,5 @@
 //! Requests and their answers: passes 3 and 4, commands.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::answer::{Next, Progress};
@@ -57,7 +56,7 @@ impl Client {
             session,
             invoke,
             terms,
-            purpose: Purpose::Command(Box::new(progress)),
+            purpose: Purpose::Command(progress),
             begun: false,
         };
         self.send(exchange, apdu);

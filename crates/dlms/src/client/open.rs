@@ -283,6 +283,7 @@ impl Client {
     }
 
     pub(super) fn opened(&mut self, now_ms: u64, session: Session) {
+        self.recovered = None;
         self.effects.push_back(Effect::Event(Event::Opened {
             server_title: session.server_title,
             conformance: session.conformance,

@@ -1,6 +1,5 @@
 //! The states of a client's association. Each owns the data that only it has.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::answer::Progress;
@@ -116,7 +115,7 @@ pub(super) enum Purpose {
     /// Pass 3 of HLS; token and challenge are kept, the one so that it is known again should it come back.
     Authenticate { token: Vec<u8>, challenge: Vec<u8> },
     /// A command of the owner.
-    Command(Box<Progress>),
+    Command(Progress),
 }
 
 /// What is known of an APDU that the holder of the keys has.
