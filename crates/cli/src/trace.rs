@@ -15,6 +15,7 @@ mod acse;
 mod apdu;
 mod ciphered;
 mod clock;
+mod content_key;
 mod cut;
 mod data;
 mod explain;
@@ -37,7 +38,7 @@ mod token;
 mod walk;
 
 use explain::Explainer;
-use keys::{Key, Keys};
+use keys::{Key, Keys, Lab};
 
 /// The longest input: a day of a busy cell.
 const INPUT_MAX: u64 = 64 << 20;
@@ -120,6 +121,10 @@ fn keys(args: &args::Explain) -> Result<Keys, Failure> {
         keys.ek.push(Zeroizing::new(lab.ek().to_vec()));
         keys.ek.push(Zeroizing::new(lab.gbek().to_vec()));
         keys.ak.push(Zeroizing::new(lab.ak().to_vec()));
+        keys.labs.push(Lab {
+            server: lab.server_system_title(),
+            keys: lab.keys(),
+        });
         keys.titles.push(lab.client_system_title());
         keys.titles.push(lab.server_system_title());
     }

@@ -58,6 +58,7 @@ impl From<Status> for Failure {
             | "DOWNGRADE_REFUSED"
             | "ASSOCIATION_REJECTED_PERMANENT"
             | "ASSOCIATION_UNSUPPORTED"
+            | "ASSOCIATION_REFUSED"
             | "SERVICE_NOT_GRANTED"
             | "DOES_NOT_FIT"
             | "METER_UNKNOWN"
@@ -133,6 +134,11 @@ mod tests {
                 Code::FailedPrecondition,
                 "SECURITY_CONTEXT",
                 Failure::Denied("SECURITY_CONTEXT".to_owned()),
+            ),
+            (
+                Code::FailedPrecondition,
+                "ASSOCIATION_REFUSED",
+                Failure::Denied("ASSOCIATION_REFUSED".to_owned()),
             ),
             (
                 Code::Aborted,

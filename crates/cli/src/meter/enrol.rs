@@ -70,7 +70,8 @@ impl Needs {
             password: auth == Auth::Low,
             hls_secret: matches!(auth, Auth::Hls3 | Auth::Hls4 | Auth::Hls6),
             master: key_info == Some(KeyInfo::Wrapped),
-            signing: auth == Auth::Hls7 || security.signed,
+            // an ephemeral key comes signed
+            signing: auth == Auth::Hls7 || security.signed || key_info == Some(KeyInfo::OnePass),
             agreement: matches!(key_info, Some(KeyInfo::OnePass | KeyInfo::Static)),
         }
     }
@@ -250,6 +251,11 @@ mod tests {
             ),
             (
                 "--protection general-ciphering --key-info one-pass",
+                &curve,
+                [32, 32, 0, 0, 0, 96, 96],
+            ),
+            (
+                "--protection general-ciphering --key-info static",
                 &curve,
                 [32, 32, 0, 0, 0, 0, 96],
             ),

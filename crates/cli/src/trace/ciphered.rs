@@ -4,6 +4,7 @@ use dlms::SecurityControl;
 use serde_json::{Value, json};
 
 use super::acse::system_title;
+use super::content_key::{self, Parties, Source};
 use super::fault::{Fault, Kind};
 use super::keys::{Key, Opened, Sealed};
 use super::talk::{Context, Talk};
@@ -22,6 +23,8 @@ pub(crate) struct Head {
     pub(crate) dedicated: bool,
     /// What is authenticated besides control octet and key.
     pub(crate) extra: Vec<u8>,
+    /// Where the key comes from, if it is not the global or the dedicated one.
+    pub(crate) source: Option<(Source, Parties)>,
 }
 
 pub(crate) fn service_specific(w: &mut Walk<'_>, c: &mut Context<'_>, tag: u8) -> Step {
@@ -30,6 +33,7 @@ pub(crate) fn service_specific(w: &mut Walk<'_>, c: &mut Context<'_>, tag: u8) -
         title: None,
         dedicated: matches!(tag, 0x41..=0x58 | 0xd0..=0xd7),
         extra: Vec::new(),
+        source: None,
     };
     content(w, c, &head)
 }
@@ -41,6 +45,7 @@ pub(crate) fn general(w: &mut Walk<'_>, c: &mut Context<'_>, tag: u8) -> Step {
         title: title.try_into().ok(),
         dedicated: tag == 0xdc,
         extra: Vec::new(),
+        source: None,
     };
     content(w, c, &head)
 }
@@ -249,14 +254,22 @@ fn is_apdu(octets: &[u8]) -> bool {
 }
 
 fn open(c: &Context<'_>, head: &Head, sealed: &Sealed<'_>) -> Opened {
-    let global = c.keys.ek.iter();
+    let suite = sealed.control.suite().unwrap_or_default();
+    let derived = match &head.source {
+        Some((source, parties)) => content_key::derived(c.keys, suite, source, parties),
+        None => Vec::new(),
+    };
     let dedicated = c.talk.dedicated_key.iter().chain(&c.keys.dk);
     let keys: Vec<&Key> = if head.dedicated {
         dedicated.collect()
     } else {
-        global.collect()
+        derived.iter().chain(&c.keys.ek).collect()
     };
-    c.keys.open(sealed, &keys, &titles(c, head))
+    match c.keys.open(sealed, &keys, &titles(c, head)) {
+        // the key it speaks of was not there: nothing is proved
+        Opened::WrongTag if head.source.is_some() && derived.is_empty() => Opened::NoKey,
+        opened => opened,
+    }
 }
 
 /// The titles the sender may have, the likely ones first. One that the APDU names is the only one.

@@ -5,21 +5,25 @@ use serde_json::json;
 use super::acse::system_title;
 use super::apdu;
 use super::ciphered::{self, Head};
+use super::content_key::{Parties, Source};
 use super::fault::{Fault, Kind};
 use super::notification::time;
 use super::talk::Context;
 use super::walk::{Said, Step, Walk, first};
 
 pub(crate) fn ciphering(w: &mut Walk<'_>, c: &mut Context<'_>) -> Step {
-    let (originator, extra) = parties(w)?;
-    if w.present("key-info")? {
-        w.group("key-info", |w| key_info(w))?;
-    }
+    let (parties, extra) = parties(w)?;
+    let source = if w.present("key-info")? {
+        w.group("key-info", key_info)?
+    } else {
+        None
+    };
     let head = Head {
         tag: 0xdd,
-        title: originator,
+        title: parties.originator,
         dedicated: false,
         extra,
+        source: source.map(|source| (source, parties)),
     };
     ciphered::content(w, c, &head)
 }
@@ -45,17 +49,22 @@ pub(crate) fn signing(w: &mut Walk<'_>, c: &mut Context<'_>) -> Step {
 }
 
 /// From the transaction-id to the other-information; also as octets, for they are authenticated.
-fn parties(w: &mut Walk<'_>) -> Step<(Option<[u8; 8]>, Vec<u8>)> {
+fn parties(w: &mut Walk<'_>) -> Step<(Parties, Vec<u8>)> {
     let start = w.at();
-    w.prefixed("transaction-id", Said::hex)?;
+    let transaction_id = w.prefixed("transaction-id", Said::hex)?.to_vec();
     let originator = w.prefixed("originator-system-title", system_title)?;
-    w.prefixed("recipient-system-title", system_title)?;
+    let recipient = w.prefixed("recipient-system-title", system_title)?;
     time(w)?;
     w.prefixed("other-information", Said::hex)?;
-    Ok((originator.try_into().ok(), w.since(start).to_vec()))
+    let parties = Parties {
+        transaction_id,
+        originator: originator.try_into().ok(),
+        recipient: recipient.try_into().ok(),
+    };
+    Ok((parties, w.since(start).to_vec()))
 }
 
-fn key_info(w: &mut Walk<'_>) -> Step {
+fn key_info(w: &mut Walk<'_>) -> Step<Option<Source>> {
     let at = w.at();
     let octets = w.mark("choice", 1, |octets| format!("[{}]", first(octets)))?;
     match first(octets) {
@@ -65,8 +74,8 @@ fn key_info(w: &mut Walk<'_>) -> Step {
                 0 => "global-unicast-encryption-key",
                 1 => "global-broadcast-encryption-key",
                 _ => "not in the standard",
-            })
-            .map(drop)
+            })?;
+            Ok(None)
         }
         1 => {
             w.say("wrapped-key", "wrapped-key");
@@ -74,11 +83,12 @@ fn key_info(w: &mut Walk<'_>) -> Step {
                 0 => "master-key",
                 _ => "not in the standard",
             })?;
-            w.prefixed("key-ciphered-data", Said::hex).map(drop)
+            let wrapped = w.prefixed("key-ciphered-data", Said::hex)?;
+            Ok(Some(Source::Wrapped(wrapped.to_vec())))
         }
         2 => {
             w.say("agreed-key", "agreed-key");
-            w.prefixed("key-parameters", |octets| {
+            let parameters = w.prefixed("key-parameters", |octets| {
                 let name = match octets {
                     [1] => "one-pass Diffie-Hellman C(1e, 1s)",
                     [2] => "static unified model C(0e, 2s)",
@@ -86,7 +96,7 @@ fn key_info(w: &mut Walk<'_>) -> Step {
                 };
                 Said::new(json!({ "value": hex::encode(octets), "name": name }), name)
             })?;
-            w.prefixed("key-ciphered-data", |octets| {
+            let data = w.prefixed("key-ciphered-data", |octets| {
                 let said = match octets.len() {
                     0 => "none",
                     128 => "ephemeral public key of P-256 and its signature",
@@ -97,8 +107,11 @@ fn key_info(w: &mut Walk<'_>) -> Step {
                     hex::encode(octets),
                     format!("{} octets, {said}", octets.len()),
                 )
-            })
-            .map(drop)
+            })?;
+            Ok(Some(match parameters {
+                [2] => Source::Static,
+                _ => Source::OnePass(data.to_vec()),
+            }))
         }
         found => Err(w.fail(Fault::new(
             Kind::UnknownTag,

@@ -17,8 +17,16 @@ pub(crate) struct Keys {
     pub(crate) ak: Vec<Key>,
     /// Dedicated keys.
     pub(crate) dk: Vec<Key>,
+    /// What laboratory meters hold besides.
+    pub(crate) labs: Vec<Lab>,
     /// Titles that a sender may have: of a key file the client's, then the meter's.
     pub(crate) titles: Vec<[u8; 8]>,
+}
+
+/// One laboratory meter.
+pub(crate) struct Lab {
+    pub(crate) server: [u8; 8],
+    pub(crate) keys: softcipher::Keys,
 }
 
 /// What goes into AES-GCM, but the keys and the title.

@@ -319,3 +319,74 @@ fn tokens_of_hls5_verify_against_the_challenges_seen() {
         false
     );
 }
+
+#[test]
+fn every_form_of_ciphering_is_deciphered_with_what_a_meter_holds() {
+    use dlms::{
+        CipherOp, CipherOutput, KeyChoice, Protection, SecurityControl, Suite, SystemTitle,
+    };
+    use softcipher::{Setup, SoftCipher};
+
+    let title = |hex: &str| -> [u8; 8] { hex::decode(hex).unwrap().try_into().unwrap() };
+    let (client, server) = (title(CLIENT), title(SERVER));
+    let get = hex::decode("C001C1000100002B0100FF0200").unwrap();
+    for suite in [Suite::Suite1, Suite::Suite2] {
+        let sides = softcipher::Keys::pair(suite, 7);
+        let held = |from: &softcipher::Keys| {
+            let key = |key: &Option<softcipher::Secret>| {
+                vec![Zeroizing::new(key.as_ref().unwrap().expose().to_vec())]
+            };
+            Keys {
+                ek: key(&from.encryption),
+                ak: key(&from.authentication),
+                labs: vec![super::super::keys::Lab {
+                    server,
+                    keys: from.clone(),
+                }],
+                titles: vec![client, server],
+                ..Keys::default()
+            }
+        };
+        let apdu = |to_meter: bool, choice, signed| {
+            let (own, peer, keys) = match to_meter {
+                true => (client, server, sides.0.clone()),
+                false => (server, client, sides.1.clone()),
+            };
+            let setup = Setup {
+                peer: Some(SystemTitle::new(peer)),
+                ..Setup::new(suite, SystemTitle::new(own))
+            };
+            let mut cipher = SoftCipher::new(setup, keys).unwrap();
+            let output = cipher.run(CipherOp::Protect {
+                apdu: get.clone(),
+                protection: Protection::GeneralCiphering(choice),
+                control: SecurityControl::of(suite, true, true),
+                signed,
+            });
+            match output {
+                Ok(CipherOutput::Apdu(apdu, _)) => hex::encode(apdu),
+                other => panic!("{other:?}"),
+            }
+        };
+        for choice in [
+            KeyChoice::Identified,
+            KeyChoice::Wrapped,
+            KeyChoice::OnePass,
+            KeyChoice::Static,
+        ] {
+            for (to_meter, signed) in [(true, false), (false, false), (true, true)] {
+                let found = json(&apdu(to_meter, choice, signed), held(&sides.1));
+                let what = format!("{suite:?} {choice:?} {to_meter} {signed}: {}", found[0]);
+                assert_eq!(found[0]["fault"], Value::Null, "{what}");
+                // what the meter agreed with an ephemeral key of its own, the head-end alone can decipher
+                let open = to_meter || choice != KeyChoice::OnePass;
+                let plaintext = if open {
+                    hex::encode(&get).into()
+                } else {
+                    Value::Null
+                };
+                assert_eq!(found[0]["plaintext"]["hex"], plaintext, "{what}");
+            }
+        }
+    }
+}
