@@ -5,5 +5,6 @@
 pub mod caller;
 pub mod driver;
 pub mod foreign_meter;
+pub mod line;
 pub mod postgres;
 pub mod stack;

@@ -374,6 +374,13 @@ impl SimMeter {
     ) -> Result<Self> {
         let events = dir.join(format!("{id}.events.jsonl"));
         let state = dir.join(format!("{id}.state"));
+        let listened = |events: &Path| {
+            let told = told(events);
+            told.iter()
+                .filter(|one| one["event"] == "listening")
+                .count()
+        };
+        let before = listened(&events);
         let child = Command::new(binary("latchkey")?)
             .args([
                 "sim",
@@ -405,7 +412,7 @@ impl SimMeter {
             events,
             child,
         };
-        let listening = || std::net::TcpStream::connect(address).ok();
+        let listening = || (listened(&meter.events) > before).then_some(());
         until(Duration::from_secs(10), listening)
             .with_context(|| format!("{id} does not listen on {address}"))?;
         Ok(meter)
@@ -414,10 +421,7 @@ impl SimMeter {
     /// Everything it has printed so far.
     #[must_use]
     pub fn events(&self) -> Vec<Value> {
-        let text = fs::read_to_string(&self.events).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        told(&self.events)
     }
 
     /// Its events of one kind.
@@ -428,6 +432,14 @@ impl SimMeter {
             .filter(|event| event["event"] == kind)
             .collect()
     }
+}
+
+/// What a meter has written into its file of events.
+fn told(events: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(events).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
 impl Drop for SimMeter {
