@@ -82,16 +82,7 @@ impl Custody {
             _ => Vec::new(),
         };
         let of_transfer = matches!(parsed, Parsed::FirstBlock { .. } | Parsed::Block { .. });
-        let tag = request.first().copied().unwrap_or_default();
-        let fits = |step: Step| match context.ciphering() {
-            // ACCESS has general forms only. Found out before anything is counted.
-            Some(_) if !step.is_initiate() && context.terms.protection.tag(tag).is_none() => {
-                Err(CANNOT)
-            }
-            _ => Ok(step),
-        };
-        let admitted = step(context, state, parsed).and_then(fits);
-        admitted.inspect_err(|error| match error {
+        step(context, state, parsed).inspect_err(|error| match error {
             Error::OutOfOrder { .. } => {}
             _ => {
                 // A sequence that deviates is over: what was ciphered of it is the beginning of nothing.
@@ -200,21 +191,21 @@ impl Custody {
         request: &[u8],
     ) -> Result<Vec<u8>, Error> {
         let terms = &context.terms;
+        let form = terms.form_of(request).ok_or(CANNOT)?;
         let header = self.header(context, keys).await?;
-        let apdu = match (terms.protection, &state.dedicated) {
+        let apdu = match (form, &state.dedicated) {
             (Protection::GeneralCiphering(choice), _) => {
                 self.general(context, (keys, counter), (choice, &header), request)
                     .await?
             }
             (Protection::Ded | Protection::GeneralDed, Some(dedicated)) => {
                 let under = Under::Held(&dedicated.key);
-                self.agreed(context, (keys, counter, under), terms.protection, request)
+                self.agreed(context, (keys, counter, under), form, request)
                     .await?
             }
             (Protection::Ded | Protection::GeneralDed, None) => return Err(NO_DEDICATED_KEY),
             (Protection::Plain | Protection::Glo | Protection::GeneralGlo, _) => {
-                self.global(context, (keys, counter), terms.protection, request)
-                    .await?
+                self.global(context, (keys, counter), form, request).await?
             }
         };
         if terms.space() == Space::Own {

@@ -89,6 +89,20 @@ impl Terms {
         self.is_authentic() && self.space() == Space::Global
     }
 
+    /// The form of an APDU: the agreed one, or, for a service that has no tag of its own there (ACCESS, confirmations),
+    /// the general form of the same key.
+    pub(crate) fn form_of(&self, apdu: &[u8]) -> Option<Protection> {
+        let tag = *apdu.first()?;
+        let general = match self.protection {
+            Protection::Glo => Protection::GeneralGlo,
+            Protection::Ded => Protection::GeneralDed,
+            other => other,
+        };
+        [self.protection, general]
+            .into_iter()
+            .find(|form| form.tag(tag).is_some())
+    }
+
     /// Which counters APDUs have; Initiate APDUs always those of the global key.
     pub(crate) fn space(&self) -> Space {
         match self.protection {

@@ -106,30 +106,6 @@ pub(crate) async fn lists_are_covered_and_counted_whole(house: &House) {
     .await;
 }
 
-/// The service-specific forms have no tag for ACCESS.
-pub(crate) async fn what_cannot_be_ciphered_is_not_counted(house: &House) {
-    let meter = Meter::new(house, "no-tag", Suite::Suite0);
-    let meter = meter.enrolled(house).await;
-    let permit = permit_of(&[action(9, SCRIPTS, 1, &[0x12, 0, 3])]);
-    let how = how(Mechanism::HlsGmac, Protection::Glo);
-    let mut talk = Talk::under(house, meter, how, &permit).await.unwrap();
-    talk.establish().await.unwrap();
-    let script = method(9, SCRIPTS, 1);
-    let refused = access(1, vec![act(script, 3)]);
-    let refused = talk.association.protect(refused).await;
-    assert_eq!(reason(refused), "APDU_NOT_PERMITTED");
-    let request = GetPermitUseRequest {
-        permit_id: permit.permit_id.clone(),
-    };
-    let custody = &mut talk.association.custody;
-    let used = custody.get_permit_use(request).await.unwrap().into_inner();
-    assert!(used.uses.is_empty());
-    let one = talk
-        .association
-        .action_apdu(script, Some(Data::LongUnsigned(3)));
-    talk.send(one).await.unwrap();
-}
-
 async fn a_list_of_reads(talk: &mut Talk) {
     let invoke = talk.association.next();
     let attributes = vec![(attribute(OBJECT), None), (attribute(OTHER), None)];

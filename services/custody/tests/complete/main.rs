@@ -91,7 +91,6 @@ async fn everything(dir: &Path) {
     mechanisms::a_meter_that_lost_its_counter_is_believed(&house).await;
     mechanisms::what_is_unproven_is_not_stored(&house).await;
     lists::lists_are_covered_and_counted_whole(&house).await;
-    lists::what_cannot_be_ciphered_is_not_counted(&house).await;
     lists::values_go_out_in_blocks(&house).await;
     lists::answers_come_in_blocks(&house).await;
     lists::notifications_are_confirmed(&house).await;
