@@ -416,11 +416,17 @@ fn judge_pass_4(own: &[u8], length: Option<usize>, response: Response) -> Result
     }
 }
 
-/// The cause that an exception-response is.
+/// The cause that an exception-response is. Peers are known that write the counter of a counter error in another way than
+/// the standard: what they say counts all the same, without the counter.
 pub(super) fn exception(apdu: &[u8], cause: fn(Exception) -> Cause) -> Cause {
-    match Response::decode(apdu) {
-        Ok(Response::Exception(exception)) => cause(exception),
-        Ok(_) => Cause::Mismatch("no exception"),
-        Err(error) => Cause::Malformed(error),
+    match (Response::decode(apdu), apdu) {
+        (Ok(Response::Exception(exception)), _) => cause(exception),
+        (_, [EXCEPTION, state, service, ..]) => cause(Exception {
+            state: *state,
+            service: *service,
+            counter: None,
+        }),
+        (Ok(_), _) => Cause::Mismatch("no exception"),
+        (Err(error), _) => Cause::Malformed(error),
     }
 }

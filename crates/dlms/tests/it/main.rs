@@ -35,6 +35,8 @@ mod soft;
 #[cfg(test)]
 mod stations;
 #[cfg(test)]
+mod traps;
+#[cfg(test)]
 mod values;
 #[cfg(test)]
 mod vectors;
