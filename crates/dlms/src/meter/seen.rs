@@ -2,15 +2,16 @@
 //!
 //! In a ciphered association counters tell duplicates. Without ciphering nothing does but the octets: over UDP a
 //! request to write or act that is, octet for octet, one of the last is a duplicate (our clients number their requests;
-//! a client that does not, and means the same twice within sixteen requests, is refused the second). A stream makes no
+//! a client that does not, and means the same twice within eight requests, is not served the second). A stream makes no
 //! duplicates of its own: there a request counts as one only if it had come, the same, before its predecessor was
 //! answered, for no client asks two things at once.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-/// How many requests are remembered: one for each invoke id.
-const REMEMBERED: usize = 16;
+/// How many requests are remembered: fewer than there are invoke ids, or the same command would be a duplicate of itself
+/// after a round of them.
+const REMEMBERED: usize = 8;
 
 /// What was seen on one connection.
 #[derive(Default)]

@@ -15,6 +15,8 @@ mod codec;
 #[cfg(test)]
 mod cosem;
 #[cfg(test)]
+mod datagrams;
+#[cfg(test)]
 mod gbt;
 #[cfg(test)]
 mod hdlc;
@@ -26,6 +28,8 @@ mod line;
 mod pair;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod recovery;
 #[cfg(test)]
 mod responder;
 #[cfg(test)]
