@@ -269,17 +269,17 @@ pub(crate) struct Explain {
     /// A laboratory meter's keys and titles, to decipher with: TOML, hex values. May be given more than once.
     #[arg(long, value_name = "FILE")]
     pub(crate) lab_keys: Vec<PathBuf>,
-    /// A file that holds an encryption key in hex, to decipher with.
+    /// A file with an encryption key, to decipher with: its hex alone, or a key file with `ek`.
     #[arg(long, value_name = "FILE")]
     pub(crate) ek: Vec<PathBuf>,
-    /// A file that holds an authentication key in hex, to check tags with.
+    /// A file with an authentication key, to check tags with: its hex alone, or a key file with `ak`.
     #[arg(long, value_name = "FILE")]
     pub(crate) ak: Vec<PathBuf>,
-    /// A file that holds a dedicated key in hex.
+    /// A file with a dedicated key: its hex alone, or a key file with `dk`.
     #[arg(long, value_name = "FILE")]
     pub(crate) dk: Vec<PathBuf>,
-    /// System title of a sender: 8 octets in hex. Not needed where the frames name it.
-    #[arg(long, value_name = "HEX")]
+    /// System title of a sender: 8 octets in hex, or a key file that names titles. Not needed where the frames do.
+    #[arg(long, value_name = "HEX|FILE")]
     pub(crate) system_title: Vec<String>,
 }
 

@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use crate::failure::Failure;
 
 /// Who may read a file.
@@ -60,6 +62,11 @@ pub(crate) fn private_folder(path: &Path) -> Result<(), Failure> {
 
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))
+}
+
+/// Reads a file that may hold a key: what was read is wiped when it is no longer wanted.
+pub(crate) fn secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    read(path).map(Zeroizing::new)
 }
 
 fn stage(path: &Path, content: &[u8], mode: Mode) -> std::io::Result<()> {

@@ -2,7 +2,8 @@
 //! procedure's own verbs. `docs/cli.md` is the manual.
 //!
 //! Results go to stdout, one JSON object per line with `--output json`; progress and errors go to stderr.
-//! Everything that touches a meter goes through the services, under a permit. This program holds no key.
+//! Everything that touches a meter goes through the services, under a permit. This program holds no key but those of
+//! laboratory meters.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use crate::args;
 use crate::exit::Exit;
 use crate::failure::{Failure, Party};
+use crate::file;
 use crate::meter::lab_keys;
 use crate::output::Output;
 
@@ -105,16 +106,16 @@ fn input(file: Option<&Path>) -> Result<String, Failure> {
 fn keys(args: &args::Explain) -> Result<Keys, Failure> {
     let mut keys = Keys::default();
     for title in &args.system_title {
-        keys.titles.push(title_of(title)?);
+        keys.titles.extend(titles(title)?);
     }
-    for path in &args.ek {
-        keys.ek.push(key(path)?);
-    }
-    for path in &args.ak {
-        keys.ak.push(key(path)?);
-    }
-    for path in &args.dk {
-        keys.dk.push(key(path)?);
+    for (paths, name, place) in [
+        (&args.ek, "ek", &mut keys.ek),
+        (&args.ak, "ak", &mut keys.ak),
+        (&args.dk, "dk", &mut keys.dk),
+    ] {
+        for path in paths {
+            place.push(key(path, name)?);
+        }
     }
     for path in &args.lab_keys {
         let lab = lab_keys(path)?;
@@ -131,28 +132,51 @@ fn keys(args: &args::Explain) -> Result<Keys, Failure> {
     Ok(keys)
 }
 
-fn title_of(text: &str) -> Result<[u8; 8], Failure> {
-    hex::decode(text)
-        .ok()
-        .and_then(|octets| octets.try_into().ok())
-        .ok_or_else(|| {
-            Failure::usage(format!(
-                "--system-title {text:?} is not 8 octets in hexadecimal"
-            ))
-        })
+/// A title in hex, or those of a key file.
+fn titles(text: &str) -> Result<Vec<[u8; 8]>, Failure> {
+    let path = Path::new(text);
+    let texts = if path.is_file() {
+        let file = file::secret(path)?;
+        ["client_system_title", "server_system_title", "system_title"]
+            .iter()
+            .filter_map(|name| field(&file, name))
+            .map(|title| title.to_string())
+            .collect()
+    } else {
+        vec![text.to_owned()]
+    };
+    let titles: Option<Vec<_>> = texts
+        .iter()
+        .map(|text| hex::decode(text).ok()?.try_into().ok())
+        .collect();
+    titles.filter(|titles| !titles.is_empty()).ok_or_else(|| {
+        Failure::usage(format!(
+            "--system-title {text:?} is not 8 octets in hexadecimal, and no key file with titles"
+        ))
+    })
 }
 
-/// A file that holds one key in hex. What it holds is repeated nowhere.
-fn key(path: &Path) -> Result<Key, Failure> {
-    let text = Zeroizing::new(crate::file::read(path)?);
-    let digits: Zeroizing<String> =
-        Zeroizing::new(text.chars().filter(|c| !c.is_whitespace()).collect());
+/// A key from a file: its hex alone, or that of its name in a key file. What the file holds is repeated nowhere.
+fn key(path: &Path, name: &str) -> Result<Key, Failure> {
+    let text = file::secret(path)?;
+    let digits = field(&text, name)
+        .unwrap_or_else(|| Zeroizing::new(text.chars().filter(|c| !c.is_whitespace()).collect()));
     let octets = hex::decode(digits.as_str()).unwrap_or_default();
     match octets.len() {
         16 | 32 => Ok(Zeroizing::new(octets)),
         _ => Err(Failure::usage(format!(
-            "{} does not hold a key: 32 or 64 hexadecimal digits and nothing else",
+            "{} does not hold a key: 32 or 64 hexadecimal digits and nothing else, or `{name}` in a key file",
             path.display()
         ))),
     }
+}
+
+/// `NAME = "VALUE"` of a key file. Looked for by hand: an error of a TOML reader would quote the line.
+fn field(text: &str, name: &str) -> Option<Zeroizing<String>> {
+    text.lines().find_map(|line| {
+        let (found, value) = line.split_once('=')?;
+        let value = value.split('#').next().unwrap_or_default();
+        (found.trim() == name)
+            .then(|| Zeroizing::new(value.trim().trim_matches(['"', '\'']).to_owned()))
+    })
 }

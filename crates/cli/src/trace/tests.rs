@@ -168,6 +168,36 @@ fn no_key_and_no_password_is_shown() {
     }
 }
 
+#[test]
+fn keys_come_from_files_and_files_are_not_quoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let lab = format!(
+        "client_system_title = \"{CLIENT}\"\nserver_system_title = \"{SERVER}\"\nek = \"{EK}\" # global\nak = '{AK}'\n"
+    );
+    let lab = file("lab", &lab);
+    let spaced = file("ek", "00010203 04050607\n08090A0B 0C0D0E0F\n");
+    for ek in [&spaced, &lab] {
+        assert_eq!(
+            super::key(ek, "ek").unwrap().as_slice(),
+            hex::decode(EK).unwrap()
+        );
+    }
+    let client: [u8; 8] = hex::decode(CLIENT).unwrap().try_into().unwrap();
+    let from_file = super::titles(lab.to_str().unwrap()).unwrap();
+    assert_eq!((from_file.len(), from_file[0]), (2, client));
+    assert_eq!(super::titles(CLIENT).unwrap(), [client]);
+    for bad in ["000102", "zz", "ek = 5", ""] {
+        let said = super::key(&file("bad", bad), "ek").unwrap_err().to_string();
+        assert!(bad.is_empty() || !said.contains(bad), "{said}");
+    }
+    assert!(super::titles("4D4D").is_err());
+}
+
 proptest! {
     #[test]
     fn no_octets_make_it_panic(octets in proptest::collection::vec(any::<u8>(), 0..300), form in 0..4_u8) {
