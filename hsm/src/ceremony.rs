@@ -1,8 +1,8 @@
 //! The key ceremony: makes tokens and their keys from one reviewed plan, and proves what it made.
 //!
 //! Run on tokens that do not exist, or are empty, it makes everything. Run on tokens that have
-//! keys, it compares them with the plan, changes nothing, and refuses if anything differs. Either
-//! way it ends in a [`Transcript`] signed by every token.
+//! keys, it compares them with the plan, changes nothing, and refuses if anything differs; only with
+//! `add_keys` it makes those that are missing. Either way it ends in a [`Transcript`] signed by every token.
 //!
 //! ```toml
 //! module = "/usr/lib/softhsm/libsofthsm2.so"
@@ -61,7 +61,7 @@ pub fn run(plan: &Plan, date: &str) -> Result<Transcript, Error> {
     let entrances: Vec<_> = plan.tokens.iter().map(look).collect::<Result<_, _>>()?;
     let mut rooms = Vec::with_capacity(entrances.len());
     for entrance in entrances {
-        rooms.push(Room::enter(context, plan.create_pins, entrance)?);
+        rooms.push(Room::enter(context, plan, entrance)?);
     }
     let tokens = rooms
         .iter()
@@ -167,20 +167,28 @@ struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
-    fn enter(context: &Pkcs11, create: bool, entrance: Entrance<'a>) -> Result<Self, Error> {
+    fn enter(context: &Pkcs11, plan: &Plan, entrance: Entrance<'a>) -> Result<Self, Error> {
         let slot = entrance.open(context)?;
         let token = entrance.plan;
         let mut component = entrance.component;
         let session = context.open_rw_session(slot)?;
         log_in(&session, UserType::User, &token.label, &entrance.pin)?;
-        let outcome = if session.find_objects(&[Attribute::Token(true)])?.is_empty() {
+        let empty = session.find_objects(&[Attribute::Token(true)])?.is_empty();
+        let missing = match (empty, plan.add_keys) {
+            (true, _) => token.keys(),
+            (false, true) => missing(token, &key::survey(&session, &token.label, token.role)?),
+            (false, false) => Vec::new(),
+        };
+        if !missing.is_empty() {
             if component.is_none() {
-                component = secret::combine(token, create)?;
+                component = secret::combine(token, plan.create_pins)?;
             }
-            create_keys(&session, token, component.as_ref())?;
-            Outcome::Created
-        } else {
-            Outcome::Unchanged
+            create_keys(&session, token, &missing, component.as_ref())?;
+        }
+        let outcome = match (empty, missing.is_empty()) {
+            (true, _) => Outcome::Created,
+            (false, false) => Outcome::Extended,
+            (false, true) => Outcome::Unchanged,
         };
         let keys = key::survey(&session, &token.label, token.role)?;
         compare(&session, token, &keys)?;
@@ -308,12 +316,20 @@ fn log_in(session: &Session, user: UserType, label: &str, pin: &SecretString) ->
     }
 }
 
+/// What the plan lists and the token has not.
+fn missing(token: &TokenPlan, keys: &BTreeMap<String, Found>) -> Vec<String> {
+    let mut planned = token.keys();
+    planned.retain(|label| !keys.contains_key(label));
+    planned
+}
+
 fn create_keys(
     session: &Session,
     token: &TokenPlan,
+    labels: &[String],
     component: Option<&Component>,
 ) -> Result<(), Error> {
-    for label in &token.keys() {
+    for label in labels {
         let kind = plan::kind(token, label)?;
         match (kind, component) {
             (Kind::Transport, Some(component)) => {
@@ -358,7 +374,7 @@ fn compare(
 ) -> Result<(), Error> {
     let planned = token.keys();
     if let Some(missing) = planned.iter().find(|label| !keys.contains_key(*label)) {
-        let why = format!("key `{missing}` is missing; if a ceremony broke off, erase the token");
+        let why = format!("key `{missing}` is missing; add_keys = true in the plan makes it");
         return Err(differs(token, &why));
     }
     if let Some(extra) = keys.keys().find(|label| !planned.contains(label)) {

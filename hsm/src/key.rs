@@ -12,7 +12,7 @@ use cryptoki::object::{Attribute, AttributeInfo, AttributeType, ObjectClass, Obj
 use cryptoki::session::Session;
 
 pub(crate) use self::kind::Kind;
-use self::template::{NestedTemplate, UNWRAP_TEMPLATE};
+use self::template::{ATTRIBUTE_SIZE, NestedTemplate, UNWRAP_TEMPLATE};
 pub(crate) use self::template::{
     incoming_key, master_key, meter_key, passing_key, secret, working_key,
 };
@@ -233,16 +233,17 @@ fn verify(
         }
     }
     let mut words: BTreeMap<String, String> = read.iter().map(in_words).collect();
-    if let Some(nested) = kind.unwrap_template() {
+    let sizes = kind.unwrap_template_sizes();
+    if !sizes.is_empty() {
         let size = session.get_attribute_info(object, &[UNWRAP_TEMPLATE])?;
-        let same = |got: &AttributeInfo| matches!(got, AttributeInfo::Available(size) if *size == nested.bytes.len());
-        if !size.first().is_some_and(same) {
-            return Err(Unfit::Why("UNWRAP_TEMPLATE is not ours".to_owned()));
-        }
-        words.insert(
-            "UNWRAP_TEMPLATE".to_owned(),
-            format!("{} attributes", nested.values.len()),
-        );
+        let count = match size.first() {
+            Some(AttributeInfo::Available(size)) => {
+                sizes.iter().find(|count| *count * ATTRIBUTE_SIZE == *size)
+            }
+            _ => None,
+        };
+        let count = count.ok_or_else(|| Unfit::Why("UNWRAP_TEMPLATE is not ours".to_owned()))?;
+        words.insert("UNWRAP_TEMPLATE".to_owned(), format!("{count} attributes"));
     }
     Ok(words)
 }
@@ -340,5 +341,36 @@ mod tests {
             (name.as_str(), value.as_str()),
             ("ALLOWED_MECHANISMS", "CKM_AES_GCM")
         );
+    }
+
+    use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap as _};
+    use cryptoki::object::KeyType;
+
+    use crate::lab::scenario;
+
+    scenario! {
+        async fn a_transport_key_of_the_first_ceremonies_lets_keys_in(lab) {
+            let token = lab.open(Role::Custody).await.unwrap();
+            let made = token.on_any(|engine| {
+                let mut old = template::incoming();
+                old.push(Attribute::KeyType(KeyType::AES));
+                let nested = NestedTemplate::new(&old);
+                let mut template = Kind::Transport.policy();
+                template.push(nested.attribute());
+                template.push(Attribute::Label(b"transport-2".to_vec()));
+                create_with_value(engine.session(), template, &[7; 32]).map(drop)
+            });
+            made.await.unwrap();
+            drop(token);
+            let token = lab.open(Role::Custody).await.unwrap();
+            let sent = |key: &[u8]| {
+                let kek = AesKek::new(&AES_256, &[7; 32]).unwrap();
+                kek.wrap(key, &mut vec![0; key.len() + 8]).unwrap().to_vec()
+            };
+            let kept = token.import_wrapped("transport-2", &sent(&[1; 16]), "kek-ek-1").await;
+            token.unwrap_key("kek-ek-1", &kept.unwrap()).await.unwrap();
+            let secret = token.import_secret("transport-2", &sent(&[2; 40]), "kek-hs-1").await;
+            assert!(matches!(secret, Err(Error::Refused { .. })), "{secret:?}");
+        }
     }
 }

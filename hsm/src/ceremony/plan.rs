@@ -20,6 +20,10 @@ pub struct Plan {
     /// octets, readable by their owner alone. Only for tokens that do not exist either.
     #[serde(default)]
     pub create_pins: bool,
+    /// Whether keys that the plan lists and a token lacks are made on it: to give a token that is in use a new kind of
+    /// key, or to go on with a ceremony that broke off. Keys that are there are compared as ever.
+    #[serde(default)]
+    pub add_keys: bool,
     /// The tokens, in the order of their making: `[[token]]`.
     #[serde(rename = "token")]
     pub tokens: Vec<TokenPlan>,

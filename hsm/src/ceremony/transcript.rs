@@ -73,7 +73,7 @@ pub struct TokenRecord {
     pub hardware_version: String,
     /// Version of the firmware.
     pub firmware_version: String,
-    /// Whether its keys were made now.
+    /// Whether its keys were made now, all or some.
     pub outcome: Outcome,
     /// Its keys, by label.
     pub keys: Vec<KeyRecord>,
@@ -85,6 +85,8 @@ pub struct TokenRecord {
 pub enum Outcome {
     /// Its keys were made.
     Created,
+    /// Some of its keys were made, and those that were there are as planned.
+    Extended,
     /// Its keys were there and are as planned.
     Unchanged,
 }

@@ -178,6 +178,14 @@ impl Kind {
         };
         template.map(|template| NestedTemplate::new(&template))
     }
+
+    /// How many attributes that may have: the first transport keys demanded AES keys, so they let no HLS secrets in and
+    /// all else.
+    pub(super) fn unwrap_template_sizes(self) -> Vec<usize> {
+        let size = self.unwrap_template().map(|nested| nested.values.len());
+        let older = (self == Self::Transport).then(|| size.map(|size| size + 1));
+        size.into_iter().chain(older.flatten()).collect()
+    }
 }
 
 #[cfg(test)]

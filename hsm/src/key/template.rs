@@ -182,7 +182,8 @@ fn raw(attribute: &Attribute) -> Option<(c_ulong, Box<[u8]>)> {
 
 /// CKA_UNWRAP_TEMPLATE.
 pub(super) const UNWRAP_TEMPLATE: AttributeType = AttributeType::VendorDefined(0x4000_0212);
-const ATTRIBUTE_SIZE: usize = size_of::<c_ulong>() + size_of::<usize>() + size_of::<c_ulong>();
+pub(super) const ATTRIBUTE_SIZE: usize =
+    size_of::<c_ulong>() + size_of::<usize>() + size_of::<c_ulong>();
 // `NestedTemplate` writes the struct by hand: no padding, and a length as wide as usize.
 const _: () = assert!(size_of::<c_ulong>() == size_of::<usize>());
 

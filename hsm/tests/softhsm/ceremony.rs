@@ -183,6 +183,34 @@ scenario! {
 }
 
 scenario! {
+    /// A token of before there were suites 1 and 2 gets their keys, and keeps its own.
+    async fn a_token_in_use_is_given_more_keys(lab) {
+        let custody = lab.open(Role::Custody).await.unwrap();
+        let kept = custody.generate_wrapped("kek-ek-1", 16).await.unwrap();
+        let signing = custody.public_key("sign-p256-1").await.unwrap();
+        let role = "role = \"custody\"";
+        let standard = "\"kek-ek-1\", \"kek-ak-1\", \"kek-hs-1\", \"kek-mk-1\", \"transport-1\", \"transcript\", \
+            \"sign-p256-1\", \"sign-p384-1\", \"agree-p256-1\", \"agree-p384-1\"";
+        let more = format!("{role}\nkeys = [{standard}, \"sign-p384-2\"]");
+        edit_plan(lab, role, &more);
+        refused(lab, &["--plan", "plan.toml"], "`sign-p384-2` is missing; add_keys = true");
+        edit_plan(lab, "create_pins = true", "create_pins = true\nadd_keys = true");
+        let (ok, printed) = run(lab, &["--plan", "plan.toml"]);
+        assert!(ok, "{printed}");
+        let transcript = Transcript::verify(&printed).unwrap();
+        let outcomes: Vec<_> = transcript.body.tokens.iter().map(|token| token.outcome).collect();
+        assert_eq!(outcomes, [Outcome::Extended, Outcome::Unchanged]);
+        assert_eq!(transcript.body.tokens[0].keys.len(), 11);
+        assert_eq!(transcript.public_key(Role::Custody, "sign-p256-1"), Some(signing));
+        custody.unwrap_key("kek-ek-1", &kept).await.unwrap();
+        let (ok, printed) = run(lab, &["--plan", "plan.toml"]);
+        let again = Transcript::verify(&printed).unwrap();
+        assert!(ok && again.same_tokens(&transcript), "{printed}");
+        assert_eq!(again.body.tokens[0].outcome, Outcome::Unchanged);
+    }
+}
+
+scenario! {
     async fn a_ceremony_without_pins_makes_nothing(lab) {
         edit_plan(lab, "create_pins = true", "create_pins = false");
         edit_plan(lab, "label = \"custody\"", "label = \"new\"");
