@@ -68,8 +68,10 @@ fn unsafe_code_is_forbidden_in_every_crate() {
         .collect();
     assert!(roots.len() >= 13);
     for file in roots {
-        // `proto` is generated code and `hsm` speaks to a C library; there the workspace lint `deny` stands.
-        if file.ends_with("hsm/src/lib.rs") || file.ends_with("proto/src/lib.rs") {
+        // `proto` is generated code, `hsm` speaks to a C library, and `fuzz` counts what is allocated; there the lint
+        // `deny` stands.
+        let excepted = ["hsm/src/lib.rs", "proto/src/lib.rs", "fuzz/src/lib.rs"];
+        if excepted.iter().any(|end| file.ends_with(end)) {
             continue;
         }
         let text = fs::read_to_string(&file).expect("text");

@@ -1,5 +1,4 @@
 //! What the fuzz targets do with their input. The tests of `dlms` replay the corpora through this same code.
-#![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
     reason = "it is a library for the targets and a module for the tests"
