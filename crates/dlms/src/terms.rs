@@ -45,9 +45,9 @@ impl Terms {
         self.control.suite().unwrap_or_default()
     }
 
-    /// The terms of a notification that comes with this tag: one that has no service-specific tag comes in the general
-    /// form.
-    pub(crate) fn of_notification(self, tag: u8) -> Self {
+    /// The same under the same key, in the form that this tag says: a peer may answer in the general form where the
+    /// service-specific one was asked in, and what has no service-specific tag comes so.
+    pub(crate) fn as_tagged(self, tag: u8) -> Self {
         match (self.form, tag) {
             (Protection::Glo, GENERAL_GLO) => self.with(Protection::GeneralGlo),
             (Protection::Ded, GENERAL_DED) => self.with(Protection::GeneralDed),

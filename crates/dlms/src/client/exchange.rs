@@ -147,7 +147,7 @@ impl Client {
         } else if due && tag == EXCEPTION {
             self.doubt(now_ms, exception(&apdu, Cause::Exception));
         } else if due || Terms::may_notify(tag) {
-            self.on_protected_apdu(now_ms, due, terms.of_notification(tag), (apdu, title));
+            self.on_protected_apdu(now_ms, due, terms.as_tagged(tag), (apdu, title));
         }
     }
 
@@ -208,17 +208,6 @@ impl Client {
         }
         if !due || acse::is_tag(tag) {
             self.link.listen(now_ms);
-            return;
-        }
-        let State::Awaiting { exchange, .. } = &self.state else {
-            return;
-        };
-        if exchange.terms != terms {
-            let expected = exchange.terms.form;
-            self.fail(Cause::WrongForm {
-                expected,
-                found: tag,
-            });
             return;
         }
         match Response::decode(apdu) {

@@ -27,6 +27,8 @@ mod line;
 #[cfg(test)]
 mod pair;
 #[cfg(test)]
+mod parts;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod recovery;
