@@ -44,12 +44,21 @@ fn hear(meter: &mut Meter, apdu: Vec<u8>) {
     meter.handle_bytes(0, &frame.encode().unwrap());
 }
 
-/// What a meter says to a request; nothing if it asks the objects.
-fn say(meter: &mut Meter, request: &Request) -> Result<Response, Request> {
+/// What a meter does with a request.
+#[derive(Debug, PartialEq)]
+enum Said {
+    Answered(Response),
+    Asked(Request),
+}
+
+use Said::{Answered, Asked};
+
+/// What a meter says to a request, or asks of its objects.
+fn say(meter: &mut Meter, request: &Request) -> Said {
     hear(meter, request.encode());
     match meter.poll() {
-        Some(meter::Effect::Transmit(frame)) => Ok(Response::decode(&frame[8..]).unwrap()),
-        Some(meter::Effect::Ask(request)) => Err(request),
+        Some(meter::Effect::Transmit(frame)) => Answered(Response::decode(&frame[8..]).unwrap()),
+        Some(meter::Effect::Ask(request)) => Asked(request),
         other => panic!("{other:?}"),
     }
 }
@@ -76,17 +85,16 @@ fn next(last: bool, block: u32, octets: &[u8]) -> Request {
     }
 }
 
-fn ended(result: DataAccessResult, block: u32) -> Result<Response, Request> {
+fn ended(result: DataAccessResult, block: u32) -> Said {
     let invoke = ID;
-    Ok(Response::SetLastBlock {
+    Answered(Response::SetLastBlock {
         invoke,
         result,
         block,
     })
 }
 
-const TAKEN: fn(u32) -> Result<Response, Request> =
-    |block| Ok(Response::SetBlockAck { invoke: ID, block });
+const TAKEN: fn(u32) -> Said = |block| Answered(Response::SetBlockAck { invoke: ID, block });
 
 #[test]
 fn blocks_are_joined_acknowledged_and_asked_once() {
@@ -103,14 +111,15 @@ fn blocks_are_joined_acknowledged_and_asked_once() {
         selection: None,
         value,
     };
-    assert_eq!(say(&mut meter, &next(true, 3, &octets[9..])), Err(whole));
+    assert_eq!(say(&mut meter, &next(true, 3, &octets[9..])), Asked(whole));
     let result = DataAccessResult::SUCCESS;
     let invoke = InvokeId::new(0);
     meter.answer(0, Response::Set { invoke, result }).unwrap();
     let Some(meter::Effect::Transmit(frame)) = meter.poll() else {
         panic!("no answer")
     };
-    assert_eq!(Ok(Response::decode(&frame[8..]).unwrap()), ended(result, 3));
+    let said = Response::decode(&frame[8..]).unwrap();
+    assert_eq!(Answered(said), ended(result, 3));
 }
 
 #[test]
@@ -143,10 +152,10 @@ fn blocks_that_do_not_belong_there_end_the_transfer() {
     }
     assert!(matches!(
         say(&mut meter, &other),
-        Ok(Response::SetLastBlock { .. })
+        Answered(Response::SetLastBlock { .. })
     ));
     assert_eq!(say(&mut meter, &first(false, 1, &[9])), TAKEN(1));
-    assert!(say(&mut meter, &get().with(ID)).is_err());
+    assert!(matches!(say(&mut meter, &get().with(ID)), Asked(_)));
     let data = Data::Null;
     meter
         .answer(0, Response::GetData { invoke: ID, data })
@@ -170,7 +179,7 @@ fn a_request_without_end_or_without_sense_is_given_up() {
     assert!((70..75).contains(&block), "65536 octets: {block}");
     let mut meter = plain(ALL);
     let said = say(&mut meter, &first(true, 1, &[0x12, 0]));
-    assert_eq!(said, Ok(Response::Exception(Exception::OTHER_REASON)));
+    assert_eq!(said, Answered(Response::Exception(Exception::OTHER_REASON)));
 }
 
 #[test]
@@ -183,7 +192,7 @@ fn a_long_action_has_its_own_results() {
     };
     let refused = |result| {
         let (invoke, data) = (ID, None);
-        Ok(Response::Action {
+        Answered(Response::Action {
             invoke,
             result,
             data,
@@ -199,7 +208,7 @@ fn a_long_action_has_its_own_results() {
         block: 1,
         octets: vec![0x12],
     };
-    let taken = Ok(Response::ActionNextBlock {
+    let taken = Answered(Response::ActionNextBlock {
         invoke: ID,
         block: 1,
     });
@@ -213,7 +222,7 @@ fn a_long_action_has_its_own_results() {
         method: method(0),
         parameter,
     };
-    assert_eq!(say(&mut meter, &block(true, 2, &[0, 7])), Err(whole));
+    assert_eq!(say(&mut meter, &block(true, 2, &[0, 7])), Asked(whole));
     // and the next block of an answer that has none
     let result = ActionResult::SUCCESS;
     let (invoke, data) = (ID, None);
@@ -261,7 +270,7 @@ fn what_was_not_negotiated_is_not_served() {
     for (service, request) in requests {
         let without = Conformance::new(ALL.bits() & !service.bits());
         let said = say(&mut plain(without), &request);
-        let expected = Ok(Response::Exception(Exception::NOT_SUPPORTED));
+        let expected = Answered(Response::Exception(Exception::NOT_SUPPORTED));
         assert_eq!(said, expected, "{service:?}");
         assert_ne!(say(&mut plain(ALL), &request), expected, "{service:?}");
     }
@@ -277,7 +286,7 @@ fn the_objects_answer_what_was_asked() {
             invoke: ID,
             attributes,
         };
-        assert!(say(&mut meter, &request).is_err());
+        assert!(matches!(say(&mut meter, &request), Asked(_)));
         meter
     };
     let results = |count| Response::GetList {

@@ -5,17 +5,18 @@ use dlms::client::{Client, Effect, Event};
 use dlms::initiate::{ConfirmedServiceError, InitiateRequest, InitiateResponse};
 use dlms::meter::{self, Meter};
 use dlms::{
-    CipherFailure, CipherOp, CipherOutput, Ciphered, Confirmation, Data, Frame, GeneralBlock,
-    GmacToken, JobId, Mechanism, Notification, Obis, Protection, Reassembler, Request, Response,
-    Selection,
+    CipherFailure, CipherOp, CipherOutput, Ciphered, Command, Confirmation, Conformance, Data,
+    Frame, GeneralBlock, GmacToken, JobId, LinkConfig, Notification, Obis, Reassembler, Request,
+    Response, SecurityControl, Selection, hdlc,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use softcipher::SoftCipher;
 
 use crate::apdus::{confirmation, general_block, notification, request, response};
-use crate::pair::{CLIENT_TITLE, METER_TITLE, STOC, action, client_config, get, meter_config};
-use crate::soft::Soft;
+use crate::joined::{FORMS, MECHANISMS, Terms};
+use crate::pair::{COUNTER, STOC, action, get};
 use crate::values::{
     aare, aarq, ciphered, data, initiate_request, initiate_response, octets, selection,
     service_error,
@@ -167,6 +168,8 @@ enum Input {
     Open,
     Get,
     Action,
+    Long(usize),
+    Notify(Notification),
     Release,
     /// Octets of the transport as they are.
     Octets(Vec<u8>),
@@ -189,6 +192,8 @@ fn input() -> impl Strategy<Value = Input> {
         2 => Just(Input::Open),
         2 => Just(Input::Get),
         1 => Just(Input::Action),
+        1 => (0_usize..600).prop_map(Input::Long),
+        1 => notification().prop_map(Input::Notify),
         1 => Just(Input::Release),
         1 => octets().prop_map(Input::Octets),
         4 => spoilt().prop_map(Input::Apdu),
@@ -202,38 +207,35 @@ fn input() -> impl Strategy<Value = Input> {
     ]
 }
 
-const MECHANISMS: [Mechanism; 3] = [Mechanism::None, Mechanism::Low, Mechanism::HlsGmac];
-const PROTECTIONS: [Protection; 3] = [Protection::Plain, Protection::Glo, Protection::GeneralGlo];
-
 /// A client and a meter whose frames and jobs lie about until an input moves them.
 struct Table {
     client: Client,
     meter: Meter,
-    client_keys: Soft,
-    meter_keys: Soft,
+    client_keys: SoftCipher,
+    meter_keys: SoftCipher,
     client_jobs: Vec<(JobId, CipherOp)>,
     meter_jobs: Vec<(JobId, CipherOp)>,
     to_meter: Vec<Vec<u8>>,
     to_client: Vec<Vec<u8>>,
-    protection: Protection,
+    /// Whether a frame shows its APDU, and that must be ciphered.
+    ciphered: bool,
     over: bool,
 }
 
 impl Table {
-    fn new(mechanism: Mechanism, protection: Protection) -> Self {
+    fn new(terms: &Terms) -> Self {
+        let (client_keys, meter_keys) = crate::joined::keys(terms.suite(), 1);
+        let line = matches!(terms.link, LinkConfig::Hdlc(_));
         Self {
-            client: Client::new(client_config(mechanism, protection)),
-            meter: Meter::new(
-                meter_config(mechanism, protection.is_ciphered()),
-                STOC.to_vec(),
-            ),
-            client_keys: Soft::new(CLIENT_TITLE),
-            meter_keys: Soft::new(METER_TITLE),
+            client: Client::new(terms.client()),
+            meter: Meter::new(terms.meter(), STOC.repeat(2)),
+            client_keys,
+            meter_keys,
             client_jobs: vec![],
             meter_jobs: vec![],
             to_meter: vec![],
             to_client: vec![],
-            protection,
+            ciphered: terms.form.is_ciphered() && !line,
             over: false,
         }
     }
@@ -243,6 +245,15 @@ impl Table {
             Input::Open => self.client.open(0),
             Input::Get => drop(self.client.request(0, get())),
             Input::Action => drop(self.client.request(0, action())),
+            Input::Long(octets) => drop(self.client.request(
+                0,
+                Command::Set {
+                    attribute: COUNTER,
+                    selection: None,
+                    value: Data::OctetString(vec![1; octets]),
+                },
+            )),
+            Input::Notify(notification) => drop(self.meter.notify(0, &notification)),
             Input::Release => self.client.release(0),
             Input::Octets(octets) => {
                 self.client.handle_bytes(0, &octets);
@@ -271,11 +282,11 @@ impl Table {
             }
             Input::Done => {
                 for (id, op) in core::mem::take(&mut self.client_jobs) {
-                    let result = soft(&mut self.client_keys, op);
+                    let result = self.client_keys.run(op);
                     self.client.handle_cipher(0, id, result);
                 }
                 for (id, op) in core::mem::take(&mut self.meter_jobs) {
-                    let result = soft(&mut self.meter_keys, op);
+                    let result = self.meter_keys.run(op);
                     self.meter.handle_cipher(0, id, result);
                 }
             }
@@ -288,7 +299,10 @@ impl Table {
                 4 => Ok(CipherOutput::Verified),
                 _ => Ok(CipherOutput::Token(vec![0x10; 17])),
             }),
-            Input::Timeout(now) => self.client.handle_timeout(now),
+            Input::Timeout(now) => {
+                self.client.handle_timeout(now);
+                self.meter.handle_timeout(now);
+            }
             Input::Closed => self.client.closed(),
             Input::Answer(response) => drop(self.meter.answer(0, response)),
         }
@@ -310,9 +324,8 @@ impl Table {
             assert!(!self.over, "{effect:?} after the end");
             match effect {
                 Effect::Transmit(octets) => {
-                    let tag = octets[8];
                     assert!(
-                        !self.protection.is_ciphered() || !matches!(tag, 0xC0..=0xC3),
+                        !self.ciphered || !matches!(octets[8], 0xC0..=0xC3 | 0xD9),
                         "a clear request left a ciphered association"
                     );
                     self.to_meter.push(octets);
@@ -328,7 +341,7 @@ impl Table {
             match effect {
                 meter::Effect::Transmit(octets) => {
                     assert!(
-                        !self.protection.is_ciphered() || !matches!(octets[8], 0xC4..=0xC7),
+                        !self.ciphered || !matches!(octets[8], 0xC4..=0xC7 | 0xDA | 0x0F | 0xC2),
                         "a clear answer left a ciphered association"
                     );
                     self.to_client.push(octets);
@@ -340,14 +353,32 @@ impl Table {
     }
 }
 
-/// Jobs over octets that are no ciphered APDU are refused, as any executor must.
-fn soft(keys: &mut Soft, op: CipherOp) -> Result<CipherOutput, CipherFailure> {
-    match &op {
-        CipherOp::Unprotect { apdu, .. } if Ciphered::decode(apdu).is_err() => {
-            Err(CipherFailure::AuthFailed)
-        }
-        _ => keys.run(op),
-    }
+fn terms() -> impl Strategy<Value = Terms> {
+    let links = [
+        LinkConfig::Tcp,
+        LinkConfig::Udp,
+        LinkConfig::Hdlc(hdlc::Config::default()),
+    ];
+    let pdus = prop::sample::select(vec![0, 60, 200, 1024]);
+    (
+        prop::sample::select(links.to_vec()),
+        prop::sample::select(&MECHANISMS[..6]),
+        prop::sample::select(&FORMS[..7]),
+        (pdus.clone(), pdus),
+        any::<u32>(),
+    )
+        .prop_map(
+            |(link, mechanism, form, (client_pdu, meter_pdu), services)| Terms {
+                link,
+                mechanism,
+                form,
+                control: SecurityControl::AUTH_ENC,
+                signed: false,
+                client_pdu,
+                meter_pdu,
+                conformance: Conformance::GET | Conformance::ACTION | Conformance::new(services),
+            },
+        )
 }
 
 proptest! {
@@ -355,11 +386,9 @@ proptest! {
 
     #[test]
     fn no_inputs_make_an_association_panic(
-        mechanism in prop::sample::select(&MECHANISMS[..]),
-        protection in prop::sample::select(&PROTECTIONS[..]),
-        inputs in vec(input(), 0..60),
+        terms in terms(), inputs in vec(input(), 0..60),
     ) {
-        let mut table = Table::new(mechanism, protection);
+        let mut table = Table::new(&terms);
         table.step(Input::Open);
         for input in inputs {
             table.step(input);
