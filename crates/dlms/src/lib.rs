@@ -2,22 +2,38 @@
 //! random number and no key is in here; they come in as inputs, and what is to be done goes out as effects.
 //!
 //! ```text
-//!                 ciphered?               AARE               InitiateResponse          HLS?
-//!   open()   ┌──────────────────┐   ┌──────────────┐   ┌──────────────────────┐   ┌───────────┐
-//!  Idle ────▶│ProtectingInitiate│──▶│ AwaitingAare │──▶│ UnprotectingInitiate │──▶│ Answering │ f(StoC)
-//!            └──────────────────┘   └──────────────┘   └──────────┬───────────┘   └─────┬─────┘
-//!                                                         no HLS  │                     ▼ pass 3, an exchange
-//!            ┌───────────────┐   ┌──────────────────┐   ┌─────────▼─┐    Opened   ┌───────────┐
-//!  Released◀─│AwaitingRelease│◀──│ProtectingRelease │◀──│   Ready   │◀────────────│ Verifying │ f(CtoS), pass 4
-//!            └───────────────┘   └──────────────────┘   └──┬─────▲──┘             └───────────┘
-//!                          release()           request()   │     │ Answered, NotSent
-//!                                                          ▼     │
-//!            an exchange:          Protecting ──▶ Awaiting ──▶ Unprotecting
-//!                                       ▲             ▲             │ │
-//!                                       │             └─────────────┘ │ a replay: wait on
-//!                                       └─────────────────────────────┘ a block: fetch the next
+//!  A client         link up           ciphered?              AARE          InitiateResponse        HLS?
+//!   open()       ┌──────────┐   ┌──────────────────┐   ┌────────────┐   ┌────────────────────┐   ┌─────────┐
+//!    Idle ──────▶│Connecting│──▶│ProtectingInitiate│──▶│AwaitingAare│──▶│UnprotectingInitiate│──▶│Answering│ f(StoC)
+//!                └────▲─────┘   └──────────────────┘   └─────┬──────┘   └─────────┬──────────┘   └────┬────┘
+//!                     │ recover: once more         "not now" │             no HLS │                   ▼ pass 3
+//!                ┌────┴────────┐   ┌───────────────┐   ┌─────▼───────────┐   ┌────▼────┐ Opened  ┌─────────┐
+//!   Released ◀───│Disconnecting│◀──│AwaitingRelease│◀──│ProtectingRelease│◀──│  Ready  │◀────────│Verifying│ f(CtoS),
+//!                └─────────────┘   └───────────────┘   └─────────────────┘   └─┬────▲──┘         └─────────┘ pass 4
+//!                   HDLC: DISC           RLRQ                release()         │    │ Answered, NotSent
+//!                                                                    request() ▼    │
+//!                an exchange, and pass 3:                          Protecting ─▶ Awaiting
+//!                                                                       ▲            │
+//!                                                                       └────────────┘ a block: the next, out or in
 //!
-//!  Every state: what the standard, the proposal or the keys do not allow ──▶ Failed(Cause), which nothing leaves.
+//!  Beside Ready, Protecting and Awaiting an APDU that comes is deciphered: a notification is told whenever it comes, and
+//!  confirmed if it wants to be; a replay, a doubled answer and one with another invoke id change nothing.
+//!
+//!  Every state: what the standard, the proposal or the keys do not allow ──▶ Failed(Cause), which nothing leaves. Over UDP
+//!  anybody may have sent it: while an exchange runs it is waited out, and is the cause if nothing better comes.
+//!
+//!
+//!  A meter          ciphered?                AARE                           the objects are asked
+//!   AARQ     ┌────────────────────┐   ┌──────────────────┐   ┌────────────┐   ┌─────┐ answer() ┌──────────┐
+//!    Idle ──▶│UnprotectingInitiate│──▶│ProtectingInitiate│   │Unprotecting│──▶│Asked│─────────▶│Protecting│
+//!     ▲      └────────────────────┘   └───┬───────────┬──┘   └─────▲──────┘   └─────┘          └────┬─────┘
+//!     │                            no HLS │           │ HLS        │ a request                      │
+//!     │                              ┌────▼───────────┼────────────┴──┐                             │
+//!     │◀─────────────────────────────│  Associated,   │     open      │◀────────────────────────────┘
+//!     │ ProtectingRelease ◀ RLRQ     └────────────────┼────────────▲──┘
+//!     │                                               ▼            │ Opened
+//!     └── wrong: denied ◀── Verifying ◀── Associated, pass 3 due   │
+//!                               └──▶ Answering ──▶ Protecting ─────┘ pass 4
 //! ```
 //!
 //! A client and a meter, with the wire between them as two lines of code:
@@ -60,10 +76,30 @@
 //! # Ok::<(), dlms::Error>(())
 //! ```
 //!
-//! With ciphering, `Effect::Cipher` carries a [`CipherJob`] for whoever holds the keys. Mechanisms none, low and HLS
-//! with GMAC are spoken; suite 0, authenticated and encrypted, as service-specific or general global ciphering.
-//! Refused rather than guessed: compact arrays, lists of attributes, long SET and ACTION, dedicated keys, general
-//! block transfer, short names.
+//! # What is spoken
+//!
+//! - **Links** ([`LinkConfig`]): the wrapper over TCP and over UDP, HDLC. [`fit`] says what size of APDU keeps a command in
+//!   one frame of a link.
+//! - **Mechanisms** ([`Mechanism`]): none, low, HLS with MD5, SHA-1, GMAC, SHA-256 and ECDSA.
+//! - **Protection** ([`Protection`], [`SecurityControl`]): suites 0 to 2; authenticated, encrypted, both; glo, ded,
+//!   general-glo, general-ded and general-ciphering with each of its keys; general-signing around any of them.
+//!   `Effect::Cipher` carries a [`CipherJob`] for whoever holds the keys (`softcipher` for laboratories). A client offers it
+//!   every request, one that is not ciphered too, so that it can refuse a command before anything is sent.
+//! - **Services** ([`Command`]): GET, SET and ACTION, of one object or of several, in blocks by themselves where an APDU would
+//!   be too long; ACCESS; general block transfer, where it was negotiated; notifications, confirmed where they want to be.
+//!
+//! A client never sends a command twice: it is answered, or not sent, or the association has failed and what became of it is
+//! not known. A meter never executes one twice: in a ciphered association its counter tells, and over UDP without ciphering
+//! its octets do.
+//!
+//! # Refused rather than guessed
+//!
+//! Short names. The manufacturer's own HLS (mechanism 2). Compressed APDUs, suites above 2, APDUs that are neither
+//! authenticated nor encrypted in a ciphered association. An answer with another control octet, another form (but for the
+//! two forms of one key), a signature more or less than agreed, another title or our own words in it. Blocks out of order,
+//! answers of another service or about another number of objects. What was not negotiated: general blocks, lists, ACCESS, or
+//! ACCESS in a service-specific form without general protection. A notification with less protection than its association
+//! has. An APDU longer than its receiver takes, where no blocks carry it.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(
