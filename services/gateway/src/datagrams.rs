@@ -1,7 +1,8 @@
 //! A UDP socket as a stream: each datagram behind its length, two octets, big-endian, both ways.
 //!
 //! A datagram from the meter that is not exactly one PDU is dropped and counted. It ends nothing: whoever can write the
-//! meter's address into a packet could else end its association.
+//! meter's address into a packet could else end its association. Nor does any error of the socket: the kernel makes them
+//! of ICMP messages, and anyone can send those. What ends a connection over UDP is the association, or a time limit.
 
 use std::{
     io,
@@ -50,29 +51,43 @@ impl Datagrams {
     }
 
     /// Receives the next datagram that is one PDU.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..DROPS_MAX {
             let mut room = ReadBuf::new(&mut self.room);
-            match ready!(self.socket.poll_recv(cx, &mut room)) {
-                Ok(()) => {}
-                Err(error) if is_rumour(&error) => continue,
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            let datagram = room.filled();
-            match u16::try_from(datagram.len()) {
-                Ok(length) if is_one_pdu(datagram, self.max_pdu) => {
-                    self.incoming.extend_from_slice(&length.to_be_bytes());
-                    self.incoming.extend_from_slice(datagram);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(_) | Err(_) => {
-                    let example = format!("a datagram of {} octets", datagram.len());
-                    self.drops.count(self.meter, Cause::MeterGarbage, &example);
-                }
+            let received = ready!(self.socket.poll_recv(cx, &mut room));
+            let received = received.map(|()| room.filled().len());
+            if self.keep(received) {
+                return Poll::Ready(());
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Keeps what was received, so many octets of the room; whether that is something to pass on.
+    fn keep(&mut self, received: io::Result<usize>) -> bool {
+        let count = match received {
+            Ok(count) => count,
+            // The socket is bound and connected: its errors are ICMP messages (nobody listens, no route, too long,
+            // prohibited, no such protocol), forged as easily as datagrams; a meter that boots causes some, too.
+            Err(error) => {
+                tracing::debug!(%error, meter = %self.meter, "a rumour about the meter");
+                return false;
+            }
+        };
+        let datagram = self.room.get(..count).unwrap_or_default();
+        match u16::try_from(datagram.len()) {
+            Ok(length) if is_one_pdu(datagram, self.max_pdu) => {
+                self.incoming.extend_from_slice(&length.to_be_bytes());
+                self.incoming.extend_from_slice(datagram);
+                true
+            }
+            Ok(_) | Err(_) => {
+                let example = format!("a datagram of {count} octets");
+                self.drops.count(self.meter, Cause::MeterGarbage, &example);
+                false
+            }
+        }
     }
 
     /// The first datagram that waits, without its length.
@@ -80,16 +95,6 @@ impl Datagrams {
         let (prefix, rest) = self.outgoing.split_first_chunk::<PREFIX>()?;
         rest.get(..usize::from(u16::from_be_bytes(*prefix)))
     }
-}
-
-/// An ICMP message says that nobody listens. Anyone can send one; a meter that boots says so too.
-fn is_rumour(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-    )
 }
 
 impl AsyncRead for Datagrams {
@@ -100,7 +105,7 @@ impl AsyncRead for Datagrams {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.incoming.is_empty() {
-            ready!(this.poll_receive(cx))?;
+            ready!(this.poll_receive(cx));
         }
         let count = this.incoming.len().min(buf.remaining());
         buf.put_slice(this.incoming.get(..count).unwrap_or_default());
@@ -125,15 +130,12 @@ impl AsyncWrite for Datagrams {
         let this = &mut *self;
         while let Some(datagram) = this.first() {
             let length = datagram.len();
-            match ready!(this.socket.poll_send(cx, datagram)) {
-                Ok(_) => {}
-                // The message is of an earlier datagram; this one was not sent.
-                Err(error) if is_rumour(&error) => {
-                    if let Err(error) = ready!(this.socket.poll_send(cx, datagram)) {
-                        tracing::debug!(%error, "a datagram was not sent");
-                    }
-                }
-                Err(error) => return Poll::Ready(Err(error)),
+            // The first error may be an ICMP message about an earlier datagram: this one was not sent and goes once
+            // more. The second is its own, and it is lost, as datagrams may be.
+            if ready!(this.socket.poll_send(cx, datagram)).is_err()
+                && let Err(error) = ready!(this.socket.poll_send(cx, datagram))
+            {
+                tracing::debug!(%error, meter = %this.meter, "a datagram was not sent");
             }
             this.outgoing.drain(..length.saturating_add(PREFIX));
         }
@@ -142,5 +144,66 @@ impl AsyncWrite for Datagrams {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::dial;
+
+    /// One PDU of the wrapper.
+    const PDU: [u8; 9] = [0, 1, 0, 1, 0, 1, 0, 1, 0xC8];
+
+    async fn connected() -> (UdpSocket, Datagrams) {
+        let meter = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = meter.local_addr().unwrap();
+        let socket = dial::udp(address).await.unwrap();
+        meter.connect(socket.local_addr().unwrap()).await.unwrap();
+        let max_pdu = usize::from(u16::MAX);
+        let drops = Drops::default();
+        (meter, Datagrams::new(socket, max_pdu, address.ip(), drops))
+    }
+
+    #[tokio::test]
+    async fn no_icmp_message_ends_it() {
+        let (meter, mut datagrams) = connected().await;
+        // What Linux makes of ICMP and ICMPv6, by type and code.
+        for errno in [
+            Errno::NETUNREACH,
+            Errno::HOSTUNREACH,
+            Errno::NOPROTOOPT,
+            Errno::CONNREFUSED,
+            Errno::MSGSIZE,
+            Errno::OPNOTSUPP,
+            Errno::HOSTDOWN,
+            Errno::NONET,
+            Errno::PROTO,
+            Errno::ACCESS,
+        ] {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            assert!(!datagrams.keep(Err(error)), "{errno}");
+        }
+        meter.send(&PDU).await.unwrap();
+        let mut heard = [0; PREFIX + PDU.len()];
+        datagrams.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard[PREFIX..], PDU);
+    }
+
+    #[tokio::test]
+    async fn a_datagram_that_cannot_be_sent_is_lost_alone() {
+        let (meter, mut datagrams) = connected().await;
+        // Longer than a datagram over IPv4 can be: EMSGSIZE, each time.
+        let long = [[0xFF; PREFIX].as_slice(), &[0; 0xFFFF]].concat();
+        let short = [[0, 9].as_slice(), &PDU].concat();
+        datagrams.write_all(&long).await.unwrap();
+        datagrams.write_all(&short).await.unwrap();
+        datagrams.flush().await.unwrap();
+        let mut room = [0; 100];
+        let count = meter.recv(&mut room).await.unwrap();
+        assert_eq!(room[..count], PDU);
     }
 }
