@@ -1,6 +1,7 @@
 //! The frame trace, for who has to see what went over the wire: one frame a line (of the wrapper, a datagram, or of
-//! HDLC), `SECONDS.MICROS METER DIRECTION HEX`. A ciphered frame is written whole, and so is one without an APDU. Of a
-//! plain one only the header and the tag are: an AARQ may hold a password, an APDU a command. DIRECTION is `>` to the
+//! HDLC), `SECONDS.MICROS METER DIRECTION HEX`. An encrypted frame is written whole, and so is one without an APDU. Of a
+//! plain one, or one that is only authenticated or signed, the header and the tag are: an AARQ may hold a password, an
+//! APDU a command. DIRECTION is `>` to the
 //! meter, `<` from it.
 
 mod shown;
@@ -193,8 +194,8 @@ mod tests {
     #[tokio::test]
     async fn one_frame_a_line_both_ways() {
         let lines = written(Transport::Tcp, |of| {
-            of.sent(&frame(&[0xcb, 1]));
-            let answers = [frame(&[0xcf, 2]), frame(&[0xcc, 3])].concat();
+            of.sent(&frame(&[0xcb, 1, 0x30]));
+            let answers = [frame(&[0xcf, 1, 0x31]), frame(&[0xcc, 1, 0x32])].concat();
             for octet in answers.chunks(5) {
                 of.received(octet);
             }
@@ -202,9 +203,9 @@ mod tests {
         assert_eq!(
             lines.await,
             [
-                "m-1 > 0001000100010002cb01",
-                "m-1 < 0001000100010002cf02",
-                "m-1 < 0001000100010002cc03"
+                "m-1 > 0001000100010003cb0130",
+                "m-1 < 0001000100010003cf0131",
+                "m-1 < 0001000100010003cc0132"
             ]
         );
     }
@@ -212,12 +213,15 @@ mod tests {
     #[tokio::test]
     async fn one_datagram_a_line() {
         let lines = written(Transport::Udp, |of| {
-            of.sent(&frame(&[0xcb, 1]));
-            of.received(&frame(&[0xcf, 2]));
+            of.sent(&frame(&[0xcb, 1, 0x30]));
+            of.received(&frame(&[0xcf, 1, 0x31]));
         });
         assert_eq!(
             lines.await,
-            ["m-1 > 0001000100010002cb01", "m-1 < 0001000100010002cf02"]
+            [
+                "m-1 > 0001000100010003cb0130",
+                "m-1 < 0001000100010003cf0131"
+            ]
         );
     }
 
