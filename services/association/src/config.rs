@@ -8,6 +8,9 @@ use kit::{
 };
 use serde::Deserialize;
 
+/// Answers that an opening may wait for.
+const OPENING: u32 = 6;
+
 /// The whole configuration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +31,9 @@ pub struct Config {
     /// How long a meter may take to answer, where the caller does not say: 1..120000. Default 10,000.
     #[serde(default = "answer_timeout_ms")]
     pub answer_timeout_ms: u32,
+    /// How long a meter may take until its association is open, with every answer in time: 1..720000. Default six times
+    /// `answer_timeout_ms`: link, AARQ and the last pass of HLS, and all of it twice where the meter held an association.
+    pub opening_timeout_ms: Option<u32>,
     /// How long it may take to reach a meter through the gateway; longer than the gateway's own limit, so that its
     /// answer arrives. Default 8,000.
     #[serde(default = "connect_timeout_ms")]
@@ -39,7 +45,7 @@ pub struct Config {
     /// through. Default 1,024.
     #[serde(default = "max_pdu")]
     pub max_pdu: u16,
-    /// Where ciphered frames are written in hex, one a line; of a plain frame, only the header. Off without it.
+    /// Where encrypted frames are written in hex, one a line; of any other frame with an APDU, only the header. Off without it.
     pub trace_file: Option<PathBuf>,
 }
 
@@ -54,6 +60,11 @@ pub struct Gateway {
 }
 
 impl Config {
+    pub(crate) fn opening_timeout(&self) -> Duration {
+        let derived = self.answer_timeout_ms.saturating_mul(OPENING);
+        Duration::from_millis(self.opening_timeout_ms.unwrap_or(derived).into())
+    }
+
     pub(crate) fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms)
     }
@@ -77,6 +88,11 @@ impl ServiceConfig for Config {
             (
                 (1..=120_000).contains(&self.answer_timeout_ms),
                 "answer_timeout_ms must be 1..120000",
+            ),
+            (
+                self.opening_timeout_ms
+                    .is_none_or(|limit| (1..=720_000).contains(&limit)),
+                "opening_timeout_ms must be 1..720000",
             ),
             (
                 (1..=120_000).contains(&self.connect_timeout_ms),

@@ -87,6 +87,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         trace,
         max_pdu: config.max_pdu,
         answer_timeout: Duration::from_millis(config.answer_timeout_ms.into()),
+        opening_timeout: config.opening_timeout(),
     };
     let associations = Associations::new(tools, tasks.clone(), config.lease());
     let trail = Trail::new(channel(&config.auditor, tls)?);

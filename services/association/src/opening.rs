@@ -9,6 +9,7 @@ use dlms::ClientConfig;
 use kit::PeerName;
 use latchkey_proto::audit::v1::{Command, Permit, SignedPermit};
 use prost::Message as _;
+use tokio::time::timeout;
 
 use crate::{
     custody::{Context, Custody, Terms},
@@ -29,6 +30,8 @@ pub(crate) struct Tools {
     pub(crate) trace: Trace,
     pub(crate) max_pdu: u16,
     pub(crate) answer_timeout: Duration,
+    /// From the first octet to the last pass of HLS.
+    pub(crate) opening_timeout: Duration,
 }
 
 /// One opening.
@@ -110,7 +113,17 @@ impl Opening {
         let trace = self.tools.trace.of(&self.meter.id, self.meter.transport);
         let meter_id = self.meter.id.clone();
         let mut session = Session::new(meter_id, (config, plan), link, context, trace);
-        match session.open().await {
+        // Each answer has its limit. A meter that answers in ever more blocks, each in time, would yet hold its lease for
+        // as long as the gateway lets it.
+        let limit = self.tools.opening_timeout;
+        let opened = match timeout(limit, session.open()).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Error::MeterUnreachable {
+                meter_id: self.meter.id.clone(),
+                cause: format!("the association was not open after {limit:?}"),
+            }),
+        };
+        match opened {
             Ok(opened) => Ok((session, opened)),
             Err(error) => {
                 session.close().await;

@@ -270,6 +270,23 @@ async fn over_udp_each_apdu_is_a_datagram() {
 }
 
 #[tokio::test]
+async fn an_opening_ends_in_time_however_long_an_answer_may_take() {
+    let limits = "answer_timeout_ms = 120000\nopening_timeout_ms = 200";
+    let bench = Bench::start(|_| {}, limits).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let id = enrol(&bench, &address, Transport::Udp, None).await;
+    let opened = tokio::time::timeout(support::PATIENCE, open(&bench, &id)).await;
+    let late = opened.expect("an end").unwrap_err();
+    assert!(late.message().contains("was not open after"), "{late}");
+    assert_eq!(
+        why(Err::<(), _>(late)),
+        (Code::Unavailable, "METER_UNREACHABLE".to_owned())
+    );
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn over_hdlc_on_tcp_what_is_long_goes_in_segments_and_blocks() {
     let (_dir, path, trace) = trace_file();
     let bench = Bench::start(|_| {}, &trace).await;
