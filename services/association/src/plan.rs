@@ -85,7 +85,27 @@ impl Plan {
                 crossing.octets.unwrap_or_default()
             )));
         }
+        let least = sealed(least_answer(command), &self.fit.envelope);
+        if least > usize::from(self.max_pdu) && !self.answers_in_blocks(command) {
+            return Err(Error::DoesNotFit(format!(
+                "its shortest answer has {least} octets, and {} are taken at once",
+                self.max_pdu
+            )));
+        }
         Ok(())
+    }
+
+    /// Whether a long answer may come in parts.
+    fn answers_in_blocks(&self, command: &Command) -> bool {
+        let granted = |service| self.fit.conformance.contains(service);
+        let of_service = match command {
+            Command::Get { .. } | Command::GetList(_) => granted(Conformance::BLOCK_TRANSFER_GET),
+            Command::Action { .. } | Command::ActionList(_) => {
+                granted(Conformance::BLOCK_TRANSFER_ACTION)
+            }
+            Command::Set { .. } | Command::SetList(_) | Command::Access(_) => false,
+        };
+        of_service || granted(Conformance::GENERAL_BLOCK_TRANSFER)
     }
 
     /// How each command would cross, and its answer.
@@ -117,13 +137,34 @@ fn pass_4(mechanism: Mechanism, envelope: &Envelope) -> u16 {
         return 0;
     };
     // C7 01 id 00 01 00 09 length
-    let plain = token.saturating_add(8);
+    u16::try_from(sealed(token.saturating_add(8), envelope)).unwrap_or(u16::MAX)
+}
+
+/// An APDU with its protection.
+fn sealed(plain: usize, envelope: &Envelope) -> usize {
     let ciphered = plain.saturating_add(envelope.protection.overhead(envelope.control, plain));
     let signature = match envelope.signed {
-        true => GeneralSigning::overhead(suite, ciphered),
+        true => {
+            let suite = envelope.control.suite().unwrap_or_default();
+            GeneralSigning::overhead(suite, ciphered)
+        }
         false => 0,
     };
-    u16::try_from(ciphered.saturating_add(signature)).unwrap_or(u16::MAX)
+    ciphered.saturating_add(signature)
+}
+
+/// What a meter cannot do without in an answer: for each command of a list a result, of two octets, of a SET of one. An
+/// ACCESS may end with the first.
+fn least_answer(command: &Command) -> usize {
+    // tag, form, id, count
+    let listed = |count: usize, each: usize| count.saturating_mul(each).saturating_add(4);
+    match command {
+        Command::Get { .. } | Command::Set { .. } | Command::Action { .. } => 4,
+        Command::GetList(list) => listed(list.len(), 2),
+        Command::SetList(list) => listed(list.len(), 1),
+        Command::ActionList(list) => listed(list.len(), 2),
+        Command::Access(_) => 12,
+    }
 }
 
 const fn fit_of(crossing: Crossing) -> Fit {
@@ -257,5 +298,34 @@ mod tests {
             panic!("it fits without blocks")
         };
         assert!(why.contains("octets on the link"), "{why}");
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_not_asked() {
+        let many = vec![command(CommandService::Get, "0.0.1.0.0.255", 8, 2); 16];
+        let (mut plan, accesses) = plan(|meter| meter.link_mtu = 128, &many);
+        // 128 - 40 (IPv6) - 20 (TCP) - 8 (wrapper)
+        assert_eq!(plan.max_pdu, 60);
+        let list = |accesses: &[Access]| {
+            let gets = accesses.iter().map(|access| match access {
+                Access::Get {
+                    attribute,
+                    selection,
+                } => (*attribute, selection.clone()),
+                other => panic!("{other:?}"),
+            });
+            Command::GetList(gets.collect())
+        };
+        // The request goes in one frame over another link.
+        plan.fit.path.mtu = 0;
+        assert!(plan.check(&list(&accesses), 0).is_ok(), "in blocks");
+        plan.granted(Conformance::GET | Conformance::MULTIPLE_REFERENCES);
+        assert!(plan.check(&list(&accesses), 0).is_ok(), "4 + 16 x 2 + 19");
+        plan.max_pdu = 54;
+        let Err(Error::DoesNotFit(why)) = plan.check(&list(&accesses), 0) else {
+            panic!("16 results fit 54 octets")
+        };
+        assert!(why.contains("55 octets"), "{why}");
+        assert!(plan.check(&list(&accesses[1..]), 0).is_ok());
     }
 }
