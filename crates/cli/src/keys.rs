@@ -32,6 +32,7 @@ pub(crate) async fn run(
                 server_system_title: octets("--server-title", &titles.server_title, 8)?,
                 security_suite: suite.into(),
                 mechanisms: mechanisms(&mechanism),
+                policies: Vec::new(),
             };
             generate(request, session, output).await
         }
@@ -97,6 +98,7 @@ fn import_request(args: &KeysImport) -> Result<pb::ImportMeterKeysRequest, Failu
             public,
         )?,
         mechanisms: mechanisms(&args.mechanism),
+        policies: Vec::new(),
     })
 }
 

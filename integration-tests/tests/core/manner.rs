@@ -44,8 +44,8 @@ pub(crate) const MANNERS: [Manner; 16] = [
     Manner {
         name: "udp-hls4",
         suite: "1",
-        sim: "--auth hls4 --form general-glo --transport udp",
-        add: "--auth hls4 --protection general-glo --transport udp",
+        sim: "--auth hls4 --form general-glo --policy encrypted --transport udp",
+        add: "--auth hls4 --protection general-glo --policy enc --transport udp",
         access: true,
     },
     Manner {
@@ -105,10 +105,10 @@ pub(crate) const MANNERS: [Manner; 16] = [
         access: true,
     },
     Manner {
-        name: "tcp-hls5-wrapped-encrypted",
+        name: "tcp-hls5-wrapped",
         suite: "0",
-        sim: "--auth hls5 --form general-wrapped --policy encrypted",
-        add: "--auth hls5 --protection general-ciphering --key-info wrapped --policy enc",
+        sim: "--auth hls5 --form general-wrapped",
+        add: "--auth hls5 --protection general-ciphering --key-info wrapped",
         access: true,
     },
     Manner {

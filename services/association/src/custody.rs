@@ -100,7 +100,8 @@ impl Context {
     }
 
     /// A request: custody compares it with the permit, and ciphers it. Where nothing is ciphered it hands it back as it
-    /// is: no key stops a plain command, custody does (promise P2 holds for plain meters too).
+    /// is: an honest association service sends no plain command that custody did not let through. No key stops a stolen one: a
+    /// meter without encryption key obeys whoever speaks to it (promise P2 does not hold there).
     async fn protect(
         &mut self,
         apdu: Vec<u8>,

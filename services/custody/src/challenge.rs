@@ -7,7 +7,7 @@
 //! policy asks for authentication alone would obey it. The counter of the token is fresh, so it does not help that the
 //! meter counts. It does not help either that this association encrypts: nothing keeps the attacker from sending the
 //! APDU in another one. So custody answers no challenge that could be read as a request, bare or after a header of
-//! general-ciphering, whatever the context. A meter's random challenge is refused so about once in 1,800 associations;
+//! general-ciphering, whatever the context. A meter's random challenge is refused so about once in 1,700 associations;
 //! the next association has another.
 //!
 //! The other way round our own challenge must not be a response: an attacker who holds back a meter's token over it
@@ -53,24 +53,34 @@ pub(crate) fn is_request(challenge: &[u8]) -> bool {
     begins_request(challenge) || general(challenge).is_some_and(begins_request)
 }
 
-/// Whether octets begin like a request.
+/// Whether octets begin like a request. Lengths are read in every form: a lenient meter takes 81 08 for 08.
 fn begins_request(octets: &[u8]) -> bool {
-    match octets {
+    let Some((tag, rest)) = octets.split_first() else {
+        return false;
+    };
+    let counts = |octets, wanted: &[usize]| {
+        length(octets).is_some_and(|(length, _)| wanted.contains(&length))
+    };
+    match (tag, rest) {
         // GET, SET, ACTION: service types normal .. with-list-and-block.
-        [0xC0 | 0xC1 | 0xC3, 1..=6, ..] => true,
-        // InitiateRequest: then response-allowed or its absence, or a dedicated key of an AES length in any form of
-        // that length. A-XDR takes any octet but 0 for "present". With a key of its own choice an attacker would cipher
-        // the rest of the association alone.
-        [0x01, 0, 0 | 1, ..] | [0x01, 1..=255, 16 | 24 | 32 | 0x81..=0x84, ..] => true,
+        (0xC0 | 0xC1 | 0xC3, [1..=6, ..]) => true,
+        // InitiateRequest: then response-allowed or its absence, or a dedicated key of an AES length. A-XDR takes any
+        // octet but 0 for "present". With a key of its own choice an attacker would cipher the rest of the association
+        // alone.
+        (0x01, [0, 0 | 1, ..]) => true,
+        (0x01, [1..=255, key @ ..]) => counts(key, &[16, 24, 32]),
         // Read, Write, UnconfirmedWrite of an association with short names, which custody never asks for, but whoever
         // sends the AARQ might: a few accesses, the first by variable name, with parameters, or of a block.
-        [0x05 | 0x06 | 0x16, 1..=16, 2 | 4..=7, ..] => true,
+        (0x05 | 0x06 | 0x16, accesses) => length(accesses).is_some_and(|(count, first)| {
+            (1..=16).contains(&count) && matches!(first, [2 | 4..=7, ..])
+        }),
         // ACCESS request: long-invoke-id-and-priority, then a date-time of 0 or 12 octets.
-        [0xD9, _, _, _, _, 0 | 12, ..] => true,
-        // General block transfer: the first block, its acknowledgement, a length that fits into a challenge.
-        [0xE0, _, 0, 0 | 1, _, _, 0..=58, ..] => true,
-        // An APDU that is ciphered or signed once more: a title or a transaction id of the usual length, or none.
-        [0xDB..=0xDD | 0xDF, 0 | 8, ..] => true,
+        (0xD9, [_, _, _, _, time @ ..]) => counts(time, &[0, 12]),
+        // General block transfer: any of the first 255 blocks.
+        (0xE0, [_, 0, ..]) => true,
+        // An APDU that is ciphered or signed once more: a title or a transaction id of the usual length, or none; with a
+        // transaction id of another length the rest of the header tells.
+        (0xDB..=0xDF, header) => counts(header, &[0, 8]) || general(header).is_some(),
         _ => false,
     }
 }
@@ -78,17 +88,33 @@ fn begins_request(octets: &[u8]) -> bool {
 /// What follows a header of general-ciphering: transaction id, two titles, date-time, other information, each after its
 /// length.
 fn general(octets: &[u8]) -> Option<&[u8]> {
-    let skip = |octets: &'_ [u8], allowed: &[u8]| -> Option<usize> {
-        let (length, rest) = octets.split_first()?;
-        let fits = allowed.is_empty() || allowed.contains(length);
-        (fits && rest.len() >= usize::from(*length)).then_some(usize::from(*length) + 1)
-    };
-    let any: &[u8] = &[];
+    let any: &[usize] = &[];
     let mut rest = octets;
     for allowed in [any, &[0, 8], &[0, 8], &[0, 12], any] {
-        rest = rest.get(skip(rest, allowed)?..)?;
+        let (length, after) = length(rest)?;
+        if !allowed.is_empty() && !allowed.contains(&length) {
+            return None;
+        }
+        rest = after.get(length..)?;
     }
     Some(rest)
+}
+
+/// A length, and what is after it: one octet below 80, or 80 + n and n octets, however many of them are 0.
+fn length(octets: &[u8]) -> Option<(usize, &[u8])> {
+    let (first, rest) = octets.split_first()?;
+    let Some(count) = first.checked_sub(0x80) else {
+        return Some((usize::from(*first), rest));
+    };
+    let (digits, rest) = rest.split_at_checked(count.into())?;
+    let zeros = digits.iter().take_while(|digit| **digit == 0).count();
+    let length = match digits.get(zeros..)? {
+        [] => 0,
+        [digit] => usize::from(*digit),
+        // More than fits into a challenge.
+        _ => usize::MAX,
+    };
+    Some((length, rest))
 }
 
 /// Whether a client with this title may sign challenges.

@@ -35,7 +35,7 @@ impl Custody {
     ) -> Result<(Vec<u8>, u32), Error> {
         let context = self.contexts.get(id, peer, clock::now())?;
         let mut state = context.state.lock().await;
-        let step = self.admit(&context, &mut state, request)?;
+        let step = self.admit(&context, &state, request)?;
         let Some(keys) = context.ciphering() else {
             self.count_uses(&context, step.indices(), 0).await?;
             apply(&context, &mut state, step);
@@ -73,7 +73,7 @@ impl Custody {
     }
 
     /// Decides whether a request may be ciphered now. A refusal is left in the trail.
-    fn admit(&self, context: &Context, state: &mut State, request: &[u8]) -> Result<Step, Error> {
+    fn admit(&self, context: &Context, state: &State, request: &[u8]) -> Result<Step, Error> {
         let parsed =
             apdu::parse(request).inspect_err(|error| self.refused(&context.permit, &[], error))?;
         let asked = match &parsed {
@@ -81,16 +81,9 @@ impl Custody {
             Parsed::FirstBlock { heads, .. } => heads.clone(),
             _ => Vec::new(),
         };
-        let of_transfer = matches!(parsed, Parsed::FirstBlock { .. } | Parsed::Block { .. });
         step(context, state, parsed).inspect_err(|error| match error {
             Error::OutOfOrder { .. } => {}
-            _ => {
-                // A sequence that deviates is over: what was ciphered of it is the beginning of nothing.
-                if of_transfer {
-                    state.transfer = None;
-                }
-                self.refused(&context.permit, &asked, error);
-            }
+            _ => self.refused(&context.permit, &asked, error),
         })
     }
 

@@ -36,7 +36,8 @@ pub struct Config {
     /// Whether associations may be authenticated by HLS with MD5 or SHA-1 (mechanisms 3 and 4). Default false.
     #[serde(default)]
     pub allow_legacy_hls: bool,
-    /// Whether APDUs may be encrypted and not authenticated (security control 2x). Default false: nothing received so is
+    /// Whether APDUs may be encrypted and not authenticated (security control 2x), with meters whose keys came in for it.
+    /// Default false: nothing received so is
     /// authentic, and whoever is in the middle can turn a permitted command into another.
     #[serde(default)]
     pub allow_encryption_only: bool,

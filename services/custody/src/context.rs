@@ -69,6 +69,8 @@ pub(crate) struct Context {
     pub(crate) terms: Terms,
     /// Not ciphered, towards a meter that has keys: the public client, for invocation counters alone.
     pub(crate) public: bool,
+    /// Whether the meter's keys came in for encryption without authentication, among others.
+    pub(crate) encryption_alone: bool,
     /// Of a context with ciphering or HLS.
     pub(crate) keys: Option<MeterKeys>,
     /// CtoS; empty without HLS.
@@ -106,7 +108,7 @@ pub(crate) struct State {
     /// Transactions of requests under keys of their own that have no answer yet.
     pub(crate) transactions: Vec<Vec<u8>>,
     pub(crate) outstanding: Outstanding,
-    /// A value that goes out in blocks, and is not all there yet.
+    /// A value that goes out in blocks; see [`Self::is_transferring`].
     pub(crate) transfer: Option<Transfer>,
 }
 
@@ -122,6 +124,14 @@ impl State {
     /// Whether the answer to reply_to_HLS has been taken.
     pub(crate) fn answered_hls(&self) -> bool {
         matches!(self.stage, Stage::Replied { invoke, .. } if !self.outstanding.waits(invoke))
+    }
+
+    /// Whether a value in blocks was begun that the meter has not answered to the end. A block that deviates, or one
+    /// that is never sent, ends nothing: the meter may still wait for the next.
+    pub(crate) fn is_transferring(&self) -> bool {
+        self.transfer
+            .as_ref()
+            .is_some_and(|transfer| self.outstanding.waits(transfer.invoke()))
     }
 
     /// A request in this transaction was ciphered under a key of its own.
@@ -259,6 +269,7 @@ mod tests {
                 algorithm_id: dlms::agreement::AlgorithmId::Standard,
             },
             public: false,
+            encryption_alone: false,
             keys: None,
             challenge: Vec::new(),
             received_before: None,

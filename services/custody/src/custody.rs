@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use dlms::{Mechanism, security::ReplayWindow};
+use dlms::{Mechanism, SecurityControl, security::ReplayWindow};
 use kit::{PeerName, clock};
 use latchkey_proto::audit::v1::{EntryKind, Permit, SignedPermit};
 use tokio::sync::Mutex;
@@ -16,6 +16,7 @@ use crate::{
     context::{Context, Contexts, Stage, State},
     error::Error,
     keyring::{Keyring, MeterKeys},
+    keys::policy_bit,
     outstanding::Outstanding,
     permit::{Gate, Verified},
     seal::Kind,
@@ -87,6 +88,9 @@ impl Custody {
         } else {
             0..0
         };
+        let encryption_alone = row
+            .as_ref()
+            .is_some_and(|row| row.policies & policy_bit(SecurityControl::ENC) != 0);
         let received_before = row.and_then(|row| row.last_received);
         let state = State {
             stage: if terms.is_ciphered() || terms.mechanism.is_high_level() {
@@ -115,6 +119,7 @@ impl Custody {
             ends,
             terms,
             public,
+            encryption_alone,
             keys,
             challenge: if terms.mechanism.is_high_level() {
                 opened.authentication_value.to_vec()
@@ -256,10 +261,12 @@ impl Custody {
 }
 
 /// Which counters under the global key are new. With low-level security nothing proves that the meter is alive, so they
-/// rise over all associations; with HLS, within this one: see [`crate::receive`].
+/// rise over all associations, and so without authentication; with HLS, within this one: see [`crate::receive`].
 fn window(terms: &Terms, received_before: Option<u32>) -> ReplayWindow {
     match received_before {
-        Some(last) if terms.mechanism == Mechanism::Low => ReplayWindow::after(1, last),
+        Some(last) if terms.mechanism == Mechanism::Low || !terms.control.is_authenticated() => {
+            ReplayWindow::after(1, last)
+        }
         _ => ReplayWindow::new(1),
     }
 }

@@ -310,7 +310,7 @@ fn mend(error: &Error) -> Option<&'static str> {
             "open a new association; if it happens again, check the meter's keys and who else answers at its address"
         }
         Error::ChallengeAmbiguous => {
-            "open the association again: the meter's next challenge is another; one in some 1,800 is refused so"
+            "open the association again: the meter's next challenge is another; one in some 1,700 is refused so"
         }
         Error::TokenLacks { .. } => {
             "hold a ceremony with a plan that lists the key, on a token that can use it"

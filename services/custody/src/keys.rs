@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use dlms::{Mechanism, Suite};
+use dlms::{Mechanism, SecurityControl, Suite};
 use kit::clock;
 use latchkey_proto::audit::v1::EntryKind;
 use subtle::ConstantTimeEq as _;
@@ -28,6 +28,8 @@ pub(crate) struct Identity {
     pub(crate) suite: Suite,
     /// Bit n: the mechanism with id n was named. 0: none was.
     pub(crate) mechanisms: u8,
+    /// As [`KeyRow::policies`].
+    pub(crate) policies: u8,
     /// X || Y, a point of the suite's curve; or empty.
     pub(crate) signing_key: Vec<u8>,
     /// X || Y, a point of the suite's curve; or empty.
@@ -96,6 +98,15 @@ impl Identity {
 /// Its place in [`KeyRow::mechanisms`].
 pub(crate) fn bit(mechanism: Mechanism) -> u8 {
     1_u8.checked_shl(mechanism.id().into()).unwrap_or(0)
+}
+
+/// The place in [`KeyRow::policies`] of what is not both authenticated and encrypted.
+pub(crate) fn policy_bit(control: SecurityControl) -> u8 {
+    match (control.is_authenticated(), control.is_encrypted()) {
+        (true, true) => 0,
+        (true, false) => 1,
+        (false, _) => 2,
+    }
 }
 
 impl Custody {
@@ -274,6 +285,7 @@ impl Custody {
             server_system_title: identity.server_title,
             suite: identity.suite,
             mechanisms: identity.mechanisms,
+            policies: identity.policies,
             server_signing_key: identity.signing_key,
             server_agreement_key: identity.agreement_key,
             ..KeyRow::default()
@@ -319,7 +331,7 @@ impl Custody {
     /// Whether the row held is of the same secrets and facts. RFC 3394 has no randomness: the same key wraps to the same
     /// octets.
     async fn same(&self, held: &KeyRow, new: &KeyRow) -> Result<bool, Error> {
-        // Meter, titles, suite, mechanisms, wrapped and public keys are what the seal of nothing binds.
+        // Meter, titles, suite, mechanisms, policies, wrapped and public keys are what the seal of nothing binds.
         if held.binding(Kind::Row) != new.binding(Kind::Row) {
             return Ok(false);
         }

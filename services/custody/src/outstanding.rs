@@ -49,6 +49,8 @@ enum Waiting {
 pub(crate) struct Outstanding {
     initiate: bool,
     requests: [Option<Waiting>; 16],
+    /// Bit n: of two requests with invoke id n, one may still be answered after the other was.
+    doubled: u16,
     /// By the id of the ACCESS: how many accesses it has.
     accesses: BTreeMap<u32, usize>,
     /// Notifications that came and wait for their confirmation.
@@ -75,20 +77,29 @@ impl Outstanding {
     /// A command was ciphered, or a list of as many as said.
     pub(crate) fn command(&mut self, id: Id, service: Service, list: Option<usize>) {
         match id {
-            Id::Short(invoke) => self.put(
-                invoke,
-                Some(match service {
-                    Service::Get => Waiting::Get {
-                        list,
-                        received: None,
-                    },
-                    Service::Set => Waiting::Set { list },
-                    Service::Action => Waiting::Action {
-                        list,
-                        received: None,
-                    },
-                }),
-            ),
+            Id::Short(invoke) => {
+                // Only its own last block follows a block.
+                if !matches!(
+                    self.at(invoke),
+                    None | Some(Waiting::Acknowledgement { .. })
+                ) {
+                    self.doubled |= of_id(invoke);
+                }
+                self.put(
+                    invoke,
+                    Some(match service {
+                        Service::Get => Waiting::Get {
+                            list,
+                            received: None,
+                        },
+                        Service::Set => Waiting::Set { list },
+                        Service::Action => Waiting::Action {
+                            list,
+                            received: None,
+                        },
+                    }),
+                );
+            }
             Id::Long(id) => {
                 if self.accesses.len() >= REMEMBERED {
                     self.accesses.pop_first();
@@ -134,6 +145,11 @@ impl Outstanding {
     /// Whether this request has no answer yet.
     pub(crate) fn waits(&self, invoke: u8) -> bool {
         self.at(invoke).is_some()
+    }
+
+    /// Whether no answer to an earlier request with this invoke id can come.
+    pub(crate) fn is_free(&self, invoke: u8) -> bool {
+        !self.waits(invoke) && self.doubled & of_id(invoke) == 0
     }
 
     /// Whether this request is a GET, or an ACTION, that has not been answered to the end.
@@ -251,6 +267,11 @@ impl Outstanding {
             *slot = waiting;
         }
     }
+}
+
+/// The bit of an invoke id.
+fn of_id(invoke: u8) -> u16 {
+    1_u16.checked_shl(invoke.into()).unwrap_or(0)
 }
 
 /// What a request waits for after this response; an error if it does not answer it.

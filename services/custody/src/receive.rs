@@ -24,8 +24,11 @@
 //! - Under a key of its own (wrapped or agreed, general-ciphering) an answer may have any counter, because a meter may
 //!   begin anew with each key. It must be of a transaction that this context began and that has no answer yet; the
 //!   transaction is under the tag. A notification is of no transaction of ours, so none is taken so.
-//! - Without authentication nothing received is authentic: no counter is looked at, and none is stored, because whoever
-//!   could make up answers could make up a counter and lock the meter out.
+//! - Without authentication nothing received is authentic: no counter is stored, because whoever could make up answers
+//!   could make up a counter and lock the meter out. But a counter must be above the last one ever taken from the meter,
+//!   and rise: the same key and nonce decipher what was sent with a tag, so custody would read recordings of other
+//!   associations to whoever asks. For that the last counter is stored with every answer that has a tag, where the
+//!   meter's keys came in for encryption alone.
 
 use dlms::{
     Mechanism, Notification, Protection,
@@ -67,10 +70,7 @@ impl Custody {
             _ => context.terms.space(),
         };
         let counter = envelope.counter.unwrap_or_default();
-        let authentic = context.terms.control.is_authenticated();
-        if authentic {
-            check_counter(&state, space, counter)?;
-        }
+        check_counter(&state, space, counter)?;
         let content = match envelope.signed {
             true => signed(keys, response)?,
             false => response.to_vec(),
@@ -89,10 +89,8 @@ impl Custody {
         if inside != Some(envelope.tag) {
             return refused("its ciphered tag is not that of its plaintext");
         }
-        // It is authentic: whatever it says, it is not taken twice.
-        if authentic {
-            record(&mut state, space, counter, transaction.as_deref());
-        }
+        // Whatever it says, it is not taken twice.
+        record(&mut state, space, counter, transaction.as_deref());
         self.accepted(&context, &mut state, (space, counter), &apdu)
             .await?;
         Ok(apdu)
@@ -124,6 +122,14 @@ impl Custody {
             if answer == Answer::Initiated && state.stage == Stage::Initiated {
                 state.stage = Stage::Open;
             }
+        } else if context.encryption_alone
+            && context.terms.counts_globally()
+            && state.stage == Stage::Open
+        {
+            // HLS has proven the meter alive, so it is its true counter.
+            self.store
+                .raise_received(&context.permit.meter_id, counter)
+                .await?;
         }
         Ok(())
     }

@@ -5,8 +5,8 @@
 //! meter's row, check value and all. So the seal of the authentication key covers *every* fact of the row: after any
 //! such change it does not open, and without authentication key nothing is ciphered. A row without one has a seal of
 //! nothing in its place. The facts are secrets and the public keys that the meter's signatures are checked with, the
-//! suite, and the mechanisms the meter may be asked for by: whoever writes into the database can take a meter away, but
-//! not weaken it.
+//! suite, and the mechanisms and policies the meter may be asked for by: whoever writes into the database can take a meter
+//! away, but not weaken it.
 
 use crate::store::KeyRow;
 
@@ -47,6 +47,7 @@ impl KeyRow {
     pub(crate) fn is_extended(&self) -> bool {
         self.suite != dlms::Suite::Suite0
             || self.mechanisms != 0
+            || self.policies != 0
             || self.later_facts().iter().any(|fact| !fact.is_empty())
     }
 
@@ -67,13 +68,14 @@ impl KeyRow {
         if !self.is_extended() {
             return bound(b"latchkey-custody-v1", &facts);
         }
-        let numbers = [self.suite.id(), self.mechanisms];
+        // Rows that name no policy keep the seals they have: a part of another length is another row.
+        let numbers = [self.suite.id(), self.mechanisms, self.policies];
+        let numbers = match self.policies {
+            0 => numbers.get(..2),
+            _ => numbers.get(..),
+        };
         let later = self.later_facts();
-        let facts: Vec<&[u8]> = facts
-            .into_iter()
-            .chain([&numbers[..]])
-            .chain(later)
-            .collect();
+        let facts: Vec<&[u8]> = facts.into_iter().chain(numbers).chain(later).collect();
         bound(b"latchkey-custody-v2", &facts)
     }
 
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn every_part_of_a_row_is_bound() {
-        let changes: [fn(&mut KeyRow); 13] = [
+        let changes: [fn(&mut KeyRow); 15] = [
             |_| {},
             |row| row.meter_id = "m2".to_owned(),
             |row| std::mem::swap(&mut row.client_system_title, &mut row.server_system_title),
@@ -130,6 +132,8 @@ mod tests {
             |row| row.suite = Suite::Suite2,
             |row| row.mechanisms = 0x20,
             |row| row.mechanisms = 0x22,
+            |row| row.policies = 1,
+            |row| row.policies = 2,
             |row| row.wrapped_hls_secret = b"x".to_vec(),
             |row| row.wrapped_master_key = b"x".to_vec(),
             |row| row.server_signing_key = b"x".to_vec(),

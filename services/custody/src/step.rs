@@ -119,6 +119,7 @@ fn commands(
         && *asked == apdu::reply_to_hls(token)
         && !list
     {
+        alone(context, state)?;
         return Ok(Step::ReplyToHls { invoke });
     }
     // The permit first: what it does not cover is refused as such at every stage.
@@ -127,9 +128,33 @@ fn commands(
         return not_permitted("the public client reads invocation counters only");
     }
     if state.stage == Stage::Open {
+        alone(context, state)?;
         Ok(Step::Commands { id, list, indices })
     } else {
         Err(EARLY)
+    }
+}
+
+/// Nothing else is ciphered while a value goes out in blocks, until the meter has answered the last of them. A later
+/// block does not say what it is of, and the meter's leave to send it says no more than invoke id and number: were a
+/// second transfer begun beside the first, the leave for the one could be shown for the other, and the meter, still in
+/// the first, would take the end of the second for its own.
+fn alone(context: &Context, state: &State) -> Result<(), Error> {
+    // Answers in clear need not pass through custody: it cannot know when a transfer ends, nor protect it.
+    if context.terms.is_ciphered() && state.is_transferring() {
+        not_permitted("a value in blocks is not finished: it ends with the meter's answer")
+    } else {
+        Ok(())
+    }
+}
+
+/// Besides, an answer to an older request must not be taken for the end of the transfer, which the meter is still in.
+fn alone_with_id(context: &Context, state: &State, invoke: u8) -> Result<(), Error> {
+    alone(context, state)?;
+    if context.terms.is_ciphered() && !state.outstanding.is_free(invoke) {
+        not_permitted("a request with this invoke id has no answer yet")
+    } else {
+        Ok(())
     }
 }
 
@@ -148,6 +173,7 @@ fn first_block(
             && head.same_target(&reply[0].asked)
         {
             let transfer = Transfer::new(invoke, list, heads, &reply)?;
+            alone_with_id(context, state, invoke)?;
             return blocks(&transfer, block, true);
         }
     }
@@ -156,6 +182,7 @@ fn first_block(
         return not_permitted("the public client reads invocation counters only");
     }
     if state.stage == Stage::Open {
+        alone_with_id(context, state, invoke)?;
         blocks(&transfer, block, false)
     } else {
         Err(EARLY)
@@ -236,9 +263,10 @@ pub(crate) fn apply(context: &Context, state: &mut State, step: Step) {
             state.transfer = Some(transfer);
         }
         Step::LastBlock { transfer, .. } => {
-            state.transfer = None;
             let id = Id::Short(transfer.invoke());
             outstanding.command(id, transfer.service(), transfer.count());
+            // It is over when the meter has answered.
+            state.transfer = context.terms.is_ciphered().then_some(transfer);
         }
         Step::NextBlock { invoke } => outstanding.next_block(invoke),
         Step::Confirmation { invoke } => outstanding.confirm(invoke),

@@ -36,6 +36,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "suites, HLS secrets, master keys, public keys",
         sql: include_str!("../migrations/0003_suites.sql"),
     },
+    Migration {
+        version: 4,
+        name: "policies",
+        sql: include_str!("../migrations/0004_policies.sql"),
+    },
 ];
 
 /// No counter at or above this is reserved. The rest is left for a key transfer, which needs counters too
@@ -47,7 +52,8 @@ macro_rules! key_columns {
     () => {
         "meter_id, client_system_title, server_system_title, wrapped_encryption_key, sealed_authentication_key, \
          sealed_password, check_value, source, next_counter, last_received, create_us, security_suite, mechanisms, \
-         wrapped_hls_secret, sealed_hls_secret, wrapped_master_key, server_signing_key, server_agreement_key, row_seal"
+         wrapped_hls_secret, sealed_hls_secret, wrapped_master_key, server_signing_key, server_agreement_key, row_seal, \
+         policies"
     };
 }
 
@@ -73,6 +79,8 @@ pub(crate) struct KeyRow {
     pub(crate) suite: Suite,
     /// Bit n: the mechanism with id n was named when the keys came in. 0: none was.
     pub(crate) mechanisms: u8,
+    /// Which policies were named besides authenticated and encrypted: bit 0 authenticated only, bit 1 encrypted only.
+    pub(crate) policies: u8,
     /// RFC 3394 under `kek-hs-1`; empty for none, or one that it does not wrap.
     pub(crate) wrapped_hls_secret: Vec<u8>,
     /// AES-GCM under `kek-ak-1`: where the token cannot digest it; mostly empty.
@@ -122,7 +130,7 @@ impl Store {
         let inserted = sqlx::query(concat!(
             "INSERT INTO meter_keys (",
             key_columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) \
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) \
              ON CONFLICT DO NOTHING"
         ))
         .bind(row.meter_id.as_str())
@@ -144,6 +152,7 @@ impl Store {
         .bind(row.server_signing_key.as_slice())
         .bind(row.server_agreement_key.as_slice())
         .bind(row.row_seal.as_slice())
+        .bind(i64::from(row.policies))
         .execute(&mut *tx)
         .await?
         .rows_affected();
@@ -466,6 +475,8 @@ fn key_row(row: &AnyRow) -> Result<KeyRow, Error> {
         server_signing_key: later(row, "server_signing_key")?,
         server_agreement_key: later(row, "server_agreement_key")?,
         row_seal: later(row, "row_seal")?,
+        policies: u8::try_from(row.try_get::<i64, _>("policies")?)
+            .map_err(|_| Error::RowInvalid { column: "policies" })?,
     })
 }
 

@@ -21,7 +21,8 @@
 //! | general-ciphering (one-pass) | suite 1 or 2, the meter's keys for signing and agreement |
 //! | general-ciphering (static) | suite 1 or 2, the meter's key for agreement |
 //! | signed | ciphering, suite 1 or 2, the meter's signing key |
-//! | encrypted only | `allow_encryption_only`: nothing received is authentic, and what is sent can be changed on its way |
+//! | authenticated only | the enrolment names it |
+//! | encrypted only | the enrolment names it, and `allow_encryption_only`: nothing received is authentic, and what is sent can be changed on its way; not with a key of its own |
 //!
 //! A mechanism that was not named when the meter's keys came in is refused, if any were named; low-level security beside
 //! an encryption key always needs naming. So a stolen association service cannot choose the weakest of what the keys
@@ -35,7 +36,7 @@ use dlms::{
 use crate::{
     error::Error,
     keyring::{Need, NeedOfSecret},
-    keys::bit,
+    keys::{bit, policy_bit},
     store::KeyRow,
 };
 
@@ -220,11 +221,7 @@ impl Terms {
         if self.control.unsupported().is_some() || self.control.is_broadcast() {
             return refused("APDUs are authenticated or encrypted or both");
         }
-        if !self.control.is_authenticated() && !leave.encryption_only {
-            return refused(
-                "encryption without authentication is not allowed (allow_encryption_only)",
-            );
-        }
+        self.policy(row, leave)?;
         if self.protection.is_dedicated() && !self.control.is_encrypted() {
             return refused("a dedicated key travels encrypted or not at all");
         }
@@ -242,6 +239,24 @@ impl Terms {
             Protection::GeneralCiphering(KeyChoice::Static) => agreed(has),
             _ => Ok(()),
         }
+    }
+
+    /// Less than authentication and encryption, if the meter's keys came in for it.
+    fn policy(&self, row: &KeyRow, leave: Leave) -> Result<(), Error> {
+        if !self.control.is_authenticated() && !leave.encryption_only {
+            return refused(
+                "encryption without authentication is not allowed (allow_encryption_only)",
+            );
+        }
+        if row.policies & policy_bit(self.control) != policy_bit(self.control) {
+            return refused("the meter's keys came in for authentication with encryption");
+        }
+        // No tag binds an answer to its transaction then, and its counter says nothing: a recording of an authenticated
+        // answer, key and all, would be deciphered under another transaction's id.
+        if !self.control.is_authenticated() && self.space() == Space::Own {
+            return refused("a key of its own goes with authentication");
+        }
+        Ok(())
     }
 
     /// Signatures of the meter can be checked.

@@ -2,8 +2,9 @@
 //!
 //! What the blocks are of is in the first one, and compared with the permit there. The value is compared as far as it
 //! is there with each block, octet by octet, before that block is ciphered: it must be the beginning of one that the
-//! permit covers, and with the last block it must be the whole of it. So a block that was ciphered is never a part of
-//! anything else, and no more is kept than the longest value of the permit.
+//! permit covers, and with the last block it must be the whole of it. While the meter may still be in a transfer nothing
+//! else is ciphered ([`crate::step`]). So a block that was ciphered is never a part of anything else, and no more is kept
+//! than the longest value of the permit.
 
 use crate::{
     apdu::{Asked, Block, Service, forbidden},

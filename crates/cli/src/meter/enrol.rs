@@ -115,6 +115,11 @@ fn import_request(
             &keys.server_agreement_key(),
         )?,
         mechanisms: mechanisms(security.auth),
+        policies: security
+            .policy
+            .map(|policy| custody::SecurityPolicy::from(policy).into())
+            .into_iter()
+            .collect(),
     })
 }
 
@@ -278,6 +283,11 @@ mod tests {
 
     #[test]
     fn a_key_that_is_not_there_is_missed_before_anything_is_sent() {
+        let named = import_request(&typed("--policy auth"), &keys(Suite::Suite0)).unwrap();
+        assert_eq!(
+            named.policies,
+            [i32::from(custody::SecurityPolicy::Authenticated)]
+        );
         let failure = import_request(&typed("--auth hls7"), &keys(Suite::Suite0)).unwrap_err();
         assert!(
             failure.to_string().contains("server_signing_private_key"),

@@ -212,7 +212,7 @@ fn protection(said: PbProtection, security: &Security) -> Option<Protection> {
     }
 }
 
-fn control(suite: Suite, policy: SecurityPolicy) -> SecurityControl {
+pub(super) fn control(suite: Suite, policy: SecurityPolicy) -> SecurityControl {
     let (authenticated, encrypted) = match policy {
         SecurityPolicy::Unspecified | SecurityPolicy::AuthenticatedEncrypted => (true, true),
         SecurityPolicy::Authenticated => (true, false),

@@ -8,19 +8,19 @@ use latchkey_proto::{
         GenerateMeterKeysRequest, GenerateMeterKeysResponse, GetClientKeysRequest,
         GetClientKeysResponse, GetMeterKeysRequest, GetMeterKeysResponse, ImportLabKeysRequest,
         ImportLabKeysResponse, ImportMeterKeysRequest, ImportMeterKeysResponse,
-        ListMeterKeysRequest, ListMeterKeysResponse, Mechanism, MeterKeys,
+        ListMeterKeysRequest, ListMeterKeysResponse, Mechanism, MeterKeys, SecurityPolicy,
         key_service_server::KeyService,
     },
 };
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use super::{Violations, mechanism};
+use super::{Violations, cipher::control, mechanism};
 use crate::{
     custody::Custody,
     error::Error,
     keyring,
-    keys::{Identity, LabKeys, WrappedKeys, bit},
+    keys::{Identity, LabKeys, WrappedKeys, bit, policy_bit},
     store::KeyRow,
     trail,
 };
@@ -61,9 +61,11 @@ impl KeyService for Custody {
         let asked = request.into_inner();
         let mut violations = Violations::default();
         let mechanisms = mechanisms(&mut violations, &asked.mechanisms);
+        let policies = policies(&mut violations, &asked.policies);
         let identity = Identity {
             suite: suite(&mut violations, asked.security_suite),
             mechanisms,
+            policies,
             meter_id: asked.meter_id,
             client_title: asked.client_system_title,
             server_title: asked.server_system_title,
@@ -85,9 +87,11 @@ impl KeyService for Custody {
         let asked = request.into_inner();
         let mut violations = Violations::default();
         let mechanisms = mechanisms(&mut violations, &asked.mechanisms);
+        let policies = policies(&mut violations, &asked.policies);
         let identity = Identity {
             suite: suite(&mut violations, asked.security_suite),
             mechanisms,
+            policies,
             meter_id: asked.meter_id,
             client_title: asked.client_system_title,
             server_title: asked.server_system_title,
@@ -139,9 +143,11 @@ impl KeyService for Custody {
         self.allow_lab_import(&peer, &asked.meter_id)?;
         let mut violations = Violations::default();
         let mechanisms = mechanisms(&mut violations, &asked.mechanisms);
+        let policies = policies(&mut violations, &asked.policies);
         let identity = Identity {
             suite: suite(&mut violations, asked.security_suite),
             mechanisms,
+            policies,
             meter_id: asked.meter_id,
             client_title: asked.client_system_title,
             server_title: asked.server_system_title,
@@ -251,6 +257,20 @@ fn mechanisms(violations: &mut Violations, named: &[i32]) -> u8 {
     })
 }
 
+/// The policies that are named besides authenticated and encrypted, as a row keeps them.
+fn policies(violations: &mut Violations, named: &[i32]) -> u8 {
+    named
+        .iter()
+        .fold(0, |bits, named| match SecurityPolicy::try_from(*named) {
+            Ok(SecurityPolicy::Unspecified) | Err(_) => {
+                let why = "must name policies".to_owned();
+                violations.check("policies", Err(why));
+                bits
+            }
+            Ok(policy) => bits | policy_bit(control(Suite::Suite0, policy)),
+        })
+}
+
 /// A meter id, two titles, two public keys. The titles differ: with one title for both, client and meter would share
 /// nonces.
 fn check(identity: &Identity, mut violations: Violations) -> Result<(), Error> {
@@ -307,7 +327,11 @@ fn render(row: KeyRow) -> MeterKeys {
     let mechanisms = super::MECHANISMS
         .iter()
         .filter(|mechanism| named(mechanism));
+    let policies = [SecurityPolicy::Authenticated, SecurityPolicy::Encrypted]
+        .into_iter()
+        .filter(|policy| row.policies & policy_bit(control(row.suite, *policy)) != 0);
     MeterKeys {
+        policies: policies.map(Into::into).collect(),
         mechanisms: mechanisms.map(|mechanism| (*mechanism).into()).collect(),
         has_password: !row.sealed_password.is_empty(),
         has_hls_secret: !(row.wrapped_hls_secret.is_empty() && row.sealed_hls_secret.is_empty()),

@@ -92,8 +92,18 @@ fn no_request_is_answered_as_a_challenge() {
         }
     }
     for lenient in [
+        // Lengths in long forms, minimal or not.
+        &[0xE0, 0xC0, 0, 1, 0, 0, 0x81, 13, 0xC3, 1][..],
+        &[0xDB, 0x81, 8, 1, 1, 1, 1, 1],
+        &[0xDF, 0x82, 0, 8, 1, 1, 1, 1],
+        &[0x81, 2, 7, 7, 0, 0x81, 0, 0, 0, 0xC3, 1],
+        &[0x82, 0, 1, 7, 0, 0, 0, 0x81, 1, 7, 0xC3, 1],
+        &[0xDD, 3, 7, 7, 7, 0, 0, 0, 0, 0x30],
+        &[0x01, 1, 0x83, 0, 0, 32, 1, 1],
+        &[0x06, 0x81, 1, 2, 0xFA, 0, 1, 0x0F],
+        &[0xD9, 0, 0, 0, 1, 0x81, 0, 1],
         // A dedicated key as a lenient meter reads it: TRUE as FF, its length in the long form, AES-192.
-        &[0x01, 0xFF, 16, 1, 1, 1, 1, 1][..],
+        &[0x01, 0xFF, 16, 1, 1, 1, 1, 1],
         &[0x01, 1, 0x81, 16, 1, 1, 1, 1],
         &[0x01, 1, 24, 1, 1, 1, 1, 1],
         // Short names: write variable FA00, unconfirmed write, parameterised read.

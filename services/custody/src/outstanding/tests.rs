@@ -155,6 +155,22 @@ fn the_next_block_is_sent_when_the_last_is_acknowledged() {
 }
 
 #[test]
+fn an_id_with_an_answer_to_come_is_not_free() {
+    let mut waiting = Outstanding::default();
+    assert!(waiting.is_free(1));
+    waiting.block(1, Service::Action, 1);
+    waiting.command(Id::Short(1), Service::Action, None);
+    assert!(!waiting.is_free(1) && waiting.is_free(2));
+    waiting.answered(&acted(1)).unwrap();
+    assert!(waiting.is_free(1), "a transfer was answered");
+    // Two commands with one id: one answer is taken, the other may still come.
+    waiting.command(Id::Short(1), Service::Action, None);
+    waiting.command(Id::Short(1), Service::Action, None);
+    waiting.answered(&acted(1)).unwrap();
+    assert!(!waiting.is_free(1) && !waiting.waits(1));
+}
+
+#[test]
 fn an_access_is_answered_by_its_long_id() {
     let answer = |id, count| {
         let accessed = Accessed {

@@ -317,7 +317,10 @@ async fn rows_of_the_first_schemas_are_read() -> Result<(), Error> {
     old.close().await;
     let store = open(dir.path()).await;
     let row = store.keys("old").await?.unwrap();
-    assert_eq!((row.suite, row.mechanisms), (Suite::Suite0, 0));
+    assert_eq!(
+        (row.suite, row.mechanisms, row.policies),
+        (Suite::Suite0, 0, 0)
+    );
     assert!(row.wrapped_hls_secret.is_empty() && row.row_seal.is_empty());
     assert!(row.server_signing_key.is_empty() && row.wrapped_master_key.is_empty());
     Ok(())
@@ -330,6 +333,7 @@ async fn every_column_comes_back() -> Result<(), Error> {
     let full = KeyRow {
         suite: Suite::Suite2,
         mechanisms: 0b1010_0000,
+        policies: 3,
         wrapped_hls_secret: vec![1; 24],
         sealed_hls_secret: vec![2; 44],
         wrapped_master_key: vec![3; 40],
@@ -341,6 +345,7 @@ async fn every_column_comes_back() -> Result<(), Error> {
     store.insert_keys(&full, &Entry::default()).await?;
     let held = store.keys(METER).await?.unwrap();
     assert_eq!((held.suite, held.mechanisms), (full.suite, full.mechanisms));
+    assert_eq!(held.policies, full.policies);
     let fields = |row: KeyRow| {
         [
             row.wrapped_hls_secret,

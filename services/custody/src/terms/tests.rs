@@ -30,6 +30,7 @@ fn full(suite: Suite) -> KeyRow {
         server_signing_key: vec![1; public],
         server_agreement_key: vec![1; public],
         suite,
+        policies: 3,
         ..KeyRow::default()
     }
 }
@@ -153,6 +154,25 @@ fn what_is_weak_needs_leave() {
     };
     assert!(why(bare, &row, none).contains("allow_encryption_only"));
     assert_eq!(had(bare, &row), Some(false));
+    // Neither is to be had with a meter whose keys came in for both, or for the other.
+    let authenticated = Terms {
+        control: SecurityControl::AUTH,
+        ..bare
+    };
+    for (policies, expected) in [(0, [false, false]), (1, [true, false]), (2, [false, true])] {
+        let row = KeyRow {
+            policies,
+            ..full(Suite::Suite0)
+        };
+        let found = [authenticated, bare].map(|terms| had(terms, &row).is_some());
+        assert_eq!(found, expected, "{policies}");
+    }
+    let own = Protection::GeneralCiphering(KeyChoice::Wrapped);
+    let own = Terms {
+        protection: own,
+        ..bare
+    };
+    assert!(why(own, &row, ALL).contains("of its own"));
     let sha_only = KeyRow {
         sealed_hls_secret: Vec::new(),
         ..row

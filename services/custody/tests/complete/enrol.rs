@@ -50,6 +50,7 @@ pub(crate) async fn keys_of_every_suite_come_in(house: &House) {
             server_system_title: SERVER.to_vec(),
             security_suite: suite.id().into(),
             mechanisms: vec![PbMechanism::HlsGmac.into()],
+            policies: Vec::new(),
         };
         let made = keys
             .generate_meter_keys(generate)
@@ -90,7 +91,7 @@ pub(crate) async fn other_keys_are_others(house: &House) {
     let meter = Meter::new(house, "suite-1", Suite::Suite1);
     let other = Meter::new(house, "someone", Suite::Suite1);
     type Change = fn(&mut ImportLabKeysRequest, &ImportLabKeysRequest);
-    let changes: [Change; 8] = [
+    let changes: [Change; 9] = [
         |mine, theirs| mine.hls_secret.clone_from(&theirs.hls_secret),
         |mine, _| mine.hls_secret.clear(),
         |mine, theirs| {
@@ -108,6 +109,7 @@ pub(crate) async fn other_keys_are_others(house: &House) {
         },
         |mine, _| mine.mechanisms.truncate(2),
         |mine, _| mine.mechanisms.clear(),
+        |mine, _| mine.policies.clear(),
     ];
     for (number, change) in changes.iter().enumerate() {
         let mut request = meter.request.clone();
@@ -192,6 +194,7 @@ fn sent(meter: &Meter, mechanisms: &[PbMechanism]) -> ImportMeterKeysRequest {
         server_signing_key: clear.server_signing_key,
         server_agreement_key: clear.server_agreement_key,
         mechanisms: mechanisms.iter().map(|it| (*it).into()).collect(),
+        policies: Vec::new(),
     }
 }
 
@@ -266,6 +269,7 @@ pub(crate) async fn rows_cannot_be_weakened(house: &House) {
     let ecdsa = how(Mechanism::HlsEcdsa, Protection::Plain);
     for (set, meter, how) in [
         ("mechanisms = 0", &meter, gmac),
+        ("policies = 0", &meter, gmac),
         ("server_signing_key = ?", &meter, gmac),
         ("server_agreement_key = ?", &meter, gmac),
         ("wrapped_hls_secret = ?", &meter, gmac),

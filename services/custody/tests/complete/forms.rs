@@ -217,28 +217,53 @@ pub(crate) async fn encryption_without_authentication(house: &House) {
     }
 }
 
-/// A counter that nothing authenticates is not compared either: a meter cannot be locked out by it.
-pub(crate) async fn unauthenticated_counters_are_not_looked_at(house: &House) {
-    let meter = Meter::new(house, "bare-low", Suite::Suite0);
-    let meter = meter.enrolled(house).await;
-    let good = how(Mechanism::Low, Protection::Glo);
-    let mut talk = Talk::established(house, meter, good, commands()).await;
-    let counters = talk.meter.cipher.counters();
-    talk.meter.cipher.resume(softcipher::Counters {
-        sent: 7,
-        ..counters
-    });
-    let bare = How {
-        authenticated: false,
-        ..good
-    };
-    let mut talk = Talk::established(house, talk.meter, bare, commands()).await;
-    talk.read(1, OBJECT, 2).await.unwrap();
-    // With authentication it is old.
-    let mut talk = Talk::open(house, talk.meter, good, commands())
-        .await
-        .unwrap();
-    assert_eq!(reason(talk.initiate().await), "CIPHERTEXT_INVALID");
+/// The same key and nonce decipher what was sent with a tag: custody reads no recording of it to whoever asks.
+pub(crate) async fn recordings_are_not_deciphered_without_their_tag(house: &House) {
+    for mechanism in [Mechanism::Low, Mechanism::HlsGmac] {
+        let id = format!("recorded-{}", mechanism.id());
+        let meter = Meter::new(house, &id, Suite::Suite0).enrolled(house).await;
+        let good = how(mechanism, Protection::Glo);
+        let bare = How {
+            authenticated: false,
+            ..good
+        };
+        let mut talk = Talk::established(house, meter, good, commands()).await;
+        let read = talk.association.get_apdu(1, OBJECT, 2);
+        talk.send(read).await.unwrap();
+        let invoke = talk.association.invoke();
+        let value = talk.association.value(Data::Boolean(true));
+        let answer = talk.meter_sends(&value);
+        talk.association.unprotect(answer.clone()).await.unwrap();
+        // The context is not closed: the counter was kept with the answer.
+        let mut recorded = dlms::Ciphered::decode(&answer).unwrap();
+        recorded.control = dlms::SecurityControl::ENC;
+        recorded.body.truncate(value.len());
+        let mut talk = Talk::open(house, talk.meter, bare, commands())
+            .await
+            .unwrap();
+        talk.initiate().await.unwrap();
+        if mechanism.is_high_level() {
+            let token = talk.association.answer(&[3; 32], SERVER).await.unwrap();
+            talk.reply(&[3; 32], token).await.unwrap();
+        }
+        while talk.association.invoke() != invoke {
+            talk.association.next();
+        }
+        let request = Request::Get {
+            invoke,
+            attribute: Attribute {
+                class_id: 1,
+                name: OBJECT.parse().unwrap(),
+                index: 2,
+            },
+            selection: None,
+        };
+        talk.send(request.encode()).await.unwrap();
+        let refused = talk.association.unprotect(recorded.encode()).await;
+        assert_eq!(reason(refused), "CIPHERTEXT_INVALID", "{mechanism:?}");
+        // A counter that goes on is taken.
+        talk.receive(&value).await.unwrap();
+    }
 }
 
 pub(crate) async fn a_dedicated_key_begins_anew(house: &House) {

@@ -200,8 +200,9 @@ pub(crate) async fn values_go_out_in_blocks(house: &House) {
         let mut talk = Talk::established(house, meter, how, commands.to_vec()).await;
         let (a, b, c) = (&value[..60], &value[60..120], &value[120..]);
 
-        deviations_are_refused(&mut talk, &value).await;
-
+        let wrong = block(&mut talk, 1, &value[1..60], false);
+        let wrong = talk.association.protect(wrong).await;
+        assert_eq!(reason(wrong), "APDU_NOT_PERMITTED");
         let first = block(&mut talk, 1, a, false);
         talk.send(first).await.unwrap();
         let second = block(&mut talk, 2, b, false);
@@ -211,10 +212,8 @@ pub(crate) async fn values_go_out_in_blocks(house: &House) {
             "APDU_NOT_PERMITTED",
             "the first is not acknowledged"
         );
-        // That ended it too; once more, in turn.
-        let first = block(&mut talk, 1, a, false);
-        talk.send(first).await.unwrap();
         acknowledge(&mut talk, 1).await;
+        deviations_are_refused(&mut talk, &value).await;
         let second = block(&mut talk, 2, b, false);
         assert_eq!(talk.send(second.clone()).await.unwrap(), second);
         acknowledge(&mut talk, 2).await;
@@ -245,28 +244,100 @@ pub(crate) async fn values_go_out_in_blocks(house: &House) {
     }
 }
 
-/// Each is refused, and ends the transfer.
+/// Each is refused, and ends nothing.
 async fn deviations_are_refused(talk: &mut Talk, value: &[u8]) {
-    let (a, b, c) = (&value[..60], &value[60..120], &value[120..]);
-    for (what, octets, number) in [
-        ("another value", &value[61..121], 2),
-        ("a block left out", c, 3),
+    let other = block(talk, 2, &value[61..121], false);
+    let left_out = block(talk, 3, &value[120..], false);
+    let again = Request::SetFirstBlock {
+        invoke: talk.association.invoke(),
+        attribute: attribute(OBJECT),
+        selection: None,
+        last: false,
+        block: 1,
+        octets: value[..60].to_vec(),
+    };
+    for (what, apdu) in [
+        ("another value", other),
+        ("a block left out", left_out),
+        ("the first again", again.encode()),
     ] {
-        let first = block(talk, 1, a, false);
-        assert_eq!(talk.send(first.clone()).await.unwrap(), first);
-        acknowledge(talk, 1).await;
-        let wrong = block(talk, number, octets, false);
-        let refused = talk.association.protect(wrong).await;
+        let refused = talk.association.protect(apdu).await;
         assert_eq!(reason(refused), "APDU_NOT_PERMITTED", "{what}");
-        let right = block(talk, 2, b, false);
-        let refused = talk.association.protect(right).await;
-        assert_eq!(reason(refused), "APDU_NOT_PERMITTED", "{what}: it is over");
     }
-    let wrong = block(talk, 1, &value[1..60], false);
-    assert_eq!(
-        reason(talk.association.protect(wrong).await),
-        "APDU_NOT_PERMITTED"
-    );
+}
+
+/// A later block does not say what it is of, nor does the meter's leave to send it. Were two transfers begun at once,
+/// the leave for the one could be shown for the other, and the meter would execute what nobody permitted.
+pub(crate) async fn values_in_blocks_are_not_spliced(house: &House) {
+    let value = |octet| Data::OctetString(vec![octet; 100]).encode();
+    let (one, two) = (value(1), value(2));
+    let commands = [
+        set(1, OBJECT, 2, &one),
+        set(1, OTHER, 2, &two),
+        get(1, OBJECT, 2),
+    ];
+    for (number, between) in ["nothing", "a read", "a deviation"].into_iter().enumerate() {
+        let meter = Meter::new(house, &format!("splice-{number}"), Suite::Suite0);
+        let meter = meter.enrolled(house).await;
+        let how = how(Mechanism::HlsGmac, Protection::Glo);
+        let mut talk = Talk::established(house, meter, how, commands.to_vec()).await;
+        let invoke = talk.association.next();
+        let first = |name, octets: &[u8]| {
+            Request::SetFirstBlock {
+                invoke,
+                attribute: attribute(name),
+                selection: None,
+                last: false,
+                block: 1,
+                octets: octets.to_vec(),
+            }
+            .encode()
+        };
+        let later = |octets: &[u8]| {
+            Request::SetBlock {
+                invoke,
+                last: true,
+                block: 2,
+                octets: octets.to_vec(),
+            }
+            .encode()
+        };
+        talk.send(first(OBJECT, &one[..50])).await.unwrap();
+        // The meter's leave for the first value is held back.
+        let leave = Response::SetBlockAck { invoke, block: 1 }.encode();
+        let leave = talk.meter_sends(&leave);
+        let refused = match between {
+            "a read" => {
+                let apdu = talk.association.get_apdu(1, OBJECT, 2);
+                Some(talk.association.protect(apdu).await)
+            }
+            "a deviation" => Some(talk.association.protect(later(&two[50..])).await),
+            _ => None,
+        };
+        if let Some(refused) = refused {
+            assert_eq!(reason(refused), "APDU_NOT_PERMITTED", "{between}");
+        }
+        let second = talk.association.protect(first(OTHER, &two[..50])).await;
+        assert_eq!(reason(second), "APDU_NOT_PERMITTED", "{between}");
+        talk.association.unprotect(leave).await.unwrap();
+        let spliced = talk.association.protect(later(&two[50..])).await;
+        assert_eq!(reason(spliced), "APDU_NOT_PERMITTED", "{between}");
+        // The value that was begun can still be finished, and then comes the other.
+        talk.send(later(&one[50..])).await.unwrap();
+        let early = talk.association.protect(first(OTHER, &two[..50])).await;
+        assert_eq!(
+            reason(early),
+            "APDU_NOT_PERMITTED",
+            "its end is not answered"
+        );
+        let done = Response::SetLastBlock {
+            invoke,
+            result: OK,
+            block: 2,
+        };
+        talk.receive(&done.encode()).await.unwrap();
+        talk.send(first(OTHER, &two[..50])).await.unwrap();
+    }
 }
 
 pub(crate) async fn answers_come_in_blocks(house: &House) {

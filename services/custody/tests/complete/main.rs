@@ -79,7 +79,7 @@ async fn everything(dir: &Path) {
     forms::every_form_in_every_suite(&house).await;
     forms::signed_forms(&house).await;
     forms::encryption_without_authentication(&house).await;
-    forms::unauthenticated_counters_are_not_looked_at(&house).await;
+    forms::recordings_are_not_deciphered_without_their_tag(&house).await;
     forms::a_dedicated_key_begins_anew(&house).await;
     forms::an_answer_is_of_its_transaction(&house).await;
     forms::an_ephemeral_key_is_signed_by_the_meter(&house).await;
@@ -92,6 +92,7 @@ async fn everything(dir: &Path) {
     mechanisms::what_is_unproven_is_not_stored(&house).await;
     lists::lists_are_covered_and_counted_whole(&house).await;
     lists::values_go_out_in_blocks(&house).await;
+    lists::values_in_blocks_are_not_spliced(&house).await;
     lists::answers_come_in_blocks(&house).await;
     lists::notifications_are_confirmed(&house).await;
     refusals::answers_are_as_agreed(&house).await;

@@ -111,6 +111,9 @@ impl Meter {
             server_signing_key: public(&keys.signing),
             server_agreement_key: public(&keys.agreement),
             mechanisms: mechanisms.map(Into::into).to_vec(),
+            policies: [SecurityPolicy::Authenticated, SecurityPolicy::Encrypted]
+                .map(Into::into)
+                .to_vec(),
         };
         let setup = Setup {
             peer: Some(client()),
