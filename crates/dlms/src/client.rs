@@ -128,7 +128,7 @@ impl Client {
             config.max_pdu,
         );
         Self {
-            general: General::new(&config.link),
+            general: General::new(&config.link).once(),
             general_at: None,
             config,
             state: State::Idle,
@@ -159,7 +159,12 @@ impl Client {
     }
 
     /// Sends a command: in one APDU, or in blocks if it is longer than the meter receives and the meter takes such
-    /// blocks. Ends in [`Event::Answered`], [`Event::NotSent`] or [`Event::Failed`]. No command is ever sent twice.
+    /// blocks. Ends in [`Event::Answered`], [`Event::NotSent`] or [`Event::Failed`].
+    ///
+    /// No command is ever sent twice: a meter could execute it twice. Of one that goes in general blocks over UDP, blocks
+    /// that may be lost are sent again as long as the last has not left; after that only from the one on that an
+    /// acknowledgement names by saying that more has arrived than was known, but not all. Over TCP and HDLC, which lose
+    /// nothing, no timer has a block sent again, and nothing has once the last has left.
     ///
     /// # Errors
     /// [`Error::State`] unless the association is open and idle, or if it lacks the general protection that ACCESS needs

@@ -21,7 +21,7 @@ mod receiver;
 mod sender;
 
 pub use receiver::{Received, Receiver, USELESS_MAX};
-pub use sender::{RESENDS_MAX, Sender};
+pub use sender::{RESENDS_MAX, Resend, Sender};
 
 use alloc::vec::Vec;
 

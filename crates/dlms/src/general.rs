@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::error::Error;
-use crate::gbt::{GeneralBlock, Received, Receiver, Sender};
+use crate::gbt::{GeneralBlock, Received, Receiver, Resend, Sender};
 use crate::link::LinkConfig;
 
 /// How many blocks are sent and taken in a row, where the link has no turns.
@@ -26,6 +26,10 @@ pub(crate) struct General {
     most: u8,
     /// Whether blocks may be lost, doubled and overtaken: what does not fit is dropped then.
     lossy: bool,
+    /// What of an APDU may be sent again once its last block has left.
+    again: Resend,
+    /// The last block of ours that arrived in this exchange, and the last of theirs that was taken.
+    progress: (u16, u16),
 }
 
 impl General {
@@ -38,9 +42,22 @@ impl General {
         }
     }
 
+    /// The same, of the side whose APDUs are executed by the peer as soon as it has all of them: no timer, and no
+    /// acknowledgement that names nothing, has the last block sent twice.
+    pub(crate) const fn once(mut self) -> Self {
+        self.again = if self.lossy {
+            Resend::Named
+        } else {
+            Resend::Nothing
+        };
+        self
+    }
+
     const fn of(most: u8, lossy: bool) -> Self {
         Self {
             lossy,
+            again: Resend::Unacknowledged,
+            progress: (0, 0),
             sender: None,
             receiver: None,
             replies: VecDeque::new(),
@@ -67,6 +84,14 @@ impl General {
         self.receiver = None;
         self.replies.clear();
         self.own = 0;
+        self.progress = (0, 0);
+    }
+
+    /// Rises with every block that brings this exchange further, and with no other: what is forged, doubled or empty
+    /// cannot have it rise for ever.
+    pub(crate) fn progress(&self) -> u32 {
+        let (arrived, received) = self.progress;
+        u32::from(arrived).saturating_add(u32::from(received))
     }
 
     /// Sends an APDU in blocks that are, as APDUs, no longer than `limit`.
@@ -76,7 +101,7 @@ impl General {
     pub(crate) fn send(&mut self, apdu: Vec<u8>, limit: usize) -> Result<(), Error> {
         let sender = Sender::new(apdu, size(limit), self.window, self.most, self.theirs)?;
         self.own = sender.blocks();
-        self.sender = Some(sender);
+        self.sender = Some(sender.resending(self.again));
         Ok(())
     }
 
@@ -103,11 +128,7 @@ impl General {
 
     fn take_block(&mut self, block: &GeneralBlock, limit: usize) -> Result<Option<Vec<u8>>, Error> {
         self.window = block.window.min(self.most);
-        if let Some(sender) = &mut self.sender
-            && sender.acknowledged(block.ack, self.window)?
-        {
-            self.sender = None;
-        }
+        self.acknowledged(block)?;
         if block.data.is_empty() {
             return Ok(None);
         }
@@ -117,6 +138,7 @@ impl General {
             .get_or_insert_with(|| Receiver::new(limit, most, own));
         let received = receiver.take(block);
         (self.own, self.theirs) = (receiver.own(), receiver.received());
+        self.progress.1 = self.progress.1.max(self.theirs);
         match received? {
             Received::More => Ok(None),
             Received::Acknowledge(reply) => {
@@ -130,7 +152,21 @@ impl General {
         }
     }
 
-    /// Nothing came in time: what was not acknowledged goes again, what is missing is asked for.
+    fn acknowledged(&mut self, block: &GeneralBlock) -> Result<(), Error> {
+        let Some(sender) = &mut self.sender else {
+            return Ok(());
+        };
+        let done = sender.acknowledged(block.ack, self.window)?;
+        self.progress.0 = self.progress.0.max(sender.arrived());
+        // An answer that has begun: the peer has all of it, whatever it acknowledges.
+        let answers = !block.data.is_empty() && self.again != Resend::Unacknowledged;
+        if done || answers && sender.has_ended() {
+            self.sender = None;
+        }
+        Ok(())
+    }
+
+    /// Nothing came in time: what was not acknowledged goes again as far as it may, what is missing is asked for.
     ///
     /// # Errors
     /// [`Error::State`] if that was done often enough.

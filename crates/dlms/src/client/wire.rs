@@ -263,7 +263,7 @@ impl Client {
         while let Some(block) = self.general.next() {
             self.transmit(now_ms, block)?;
         }
-        // A stream loses nothing, and HDLC sends again itself: what went twice would be executed twice.
+        // A stream loses nothing, and HDLC sends again itself.
         if self.config.link == LinkConfig::Udp {
             let pause = self.config.answer_timeout_ms / BLOCK_TRIES;
             self.general_at = Some(now_ms.saturating_add(pause));
@@ -271,12 +271,16 @@ impl Client {
         Ok(())
     }
 
-    /// Takes a general block: the APDU it completes. What comes in time puts the end of waiting off.
+    /// Takes a general block: the APDU it completes. One that brings the transfer further puts the end of waiting off.
     pub(super) fn on_block(&mut self, now_ms: u64, block: &[u8]) -> Option<Vec<u8>> {
+        let before = self.general.progress();
         let whole = self.general.take(block, GENERAL_LIMIT).map_err(Cause::from);
+        let further = self.general.progress() > before;
         let sent = self.transmit_blocks(now_ms);
         let later = self.deadline(now_ms);
-        if let State::Awaiting { deadline, .. } = &mut self.state {
+        if let State::Awaiting { deadline, .. } = &mut self.state
+            && further
+        {
             *deadline = later;
         }
         match whole.and_then(|whole| sent.map(|()| whole)) {
@@ -295,7 +299,8 @@ impl Client {
         }
     }
 
-    /// Sends general blocks again that may be lost, and asks for those that are missing.
+    /// Sends general blocks again that may be lost, unless the meter may have all of them, and asks for those that are
+    /// missing.
     pub(super) fn repeat_blocks(&mut self, now_ms: u64) {
         let due = self.general_at.is_some_and(|at| now_ms >= at);
         if !due || !self.general.is_active() || self.state.is_over() {

@@ -64,10 +64,9 @@ impl Receiver {
     /// Takes a block of the APDU.
     ///
     /// # Errors
-    /// An APDU that is too long, a block beyond the window, a block without octets that is not the last, a last block
+    /// An APDU that is too long, a block beyond the window or after the one numbered 65535, a block without octets that is not the last, a last block
     /// of nothing, or [`USELESS_MAX`] blocks that bring nothing new.
     pub fn take(&mut self, block: &GeneralBlock) -> Result<Received, Error> {
-        let next = self.received.saturating_add(1);
         if block.block > self.received.saturating_add(u16::from(self.window)) || block.block == 0 {
             return Err(Error::Bounds {
                 offset: 2,
@@ -75,6 +74,12 @@ impl Receiver {
                 found: usize::from(block.block),
             });
         }
+        // There is no number after 65535: what follows it would be the next block for ever.
+        let next = self.received.checked_add(1).ok_or(Error::Bounds {
+            offset: 2,
+            expected: "no block after the one numbered 65535",
+            found: usize::from(block.block),
+        })?;
         if block.block != next {
             return self.useless(block);
         }

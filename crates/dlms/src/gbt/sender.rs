@@ -8,6 +8,19 @@ use crate::error::Error;
 /// How often the same block may be sent again before the transfer is given up.
 pub const RESENDS_MAX: u8 = 8;
 
+/// What may be sent again once the last block has left. Before that anything may: the peer does not have all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resend {
+    /// Whatever is not acknowledged: it does no harm to a peer that has it all, as an answer does none.
+    #[default]
+    Unacknowledged,
+    /// What an acknowledgement names, which says that more has arrived than was known, but not all. A peer that forgot
+    /// the APDU it completed and executed acknowledges nothing new, and would execute all of it once more.
+    Named,
+    /// Nothing: the link loses nothing.
+    Nothing,
+}
+
 /// Sends one APDU in blocks: as many in a row as the peer takes, from the first that was lost once more.
 ///
 /// Ask [`Self::next_block`] until it has none, then wait for a block of the peer and hand over its acknowledgement, or
@@ -27,6 +40,10 @@ pub struct Sender {
     /// The last block that was sent since.
     sent: u16,
     resends: u8,
+    /// Whether the last block has left.
+    ended: bool,
+    /// What may be sent again after that.
+    again: Resend,
 }
 
 /// The APDU may be in clear: only numbers are shown.
@@ -71,7 +88,16 @@ impl Sender {
             arrived: 0,
             sent: 0,
             resends: 0,
+            ended: false,
+            again: Resend::default(),
         })
+    }
+
+    /// The same, but once its last block has left only this is sent again.
+    #[must_use]
+    pub const fn resending(mut self, again: Resend) -> Self {
+        self.again = again;
+        self
     }
 
     /// The block to be sent now, if any: the window is full, or all is sent.
@@ -85,6 +111,7 @@ impl Sender {
         let at = usize::from(block.saturating_sub(1)).saturating_mul(self.size);
         let rest = self.apdu.get(at..).unwrap_or_default();
         let last = block == self.blocks;
+        self.ended |= last;
         Some(GeneralBlock {
             last,
             streaming: !last && block < limit,
@@ -96,7 +123,7 @@ impl Sender {
     }
 
     /// A block of the peer came: it acknowledges this one, and takes `window` blocks in a row. What was lost is sent
-    /// again. Says whether all has arrived.
+    /// again, as far as [`Resend`] allows. Says whether all has arrived.
     ///
     /// # Errors
     /// The number of a block that was not sent, or the same acknowledgement more than [`RESENDS_MAX`] times.
@@ -112,7 +139,9 @@ impl Sender {
         if ack > self.arrived {
             self.arrived = ack;
             self.resends = 0;
-            self.sent = ack;
+            if !self.ended || self.again != Resend::Nothing {
+                self.sent = ack;
+            }
         } else if ack == self.arrived && ack < self.blocks {
             // an older one is a duplicate, and says nothing
             self.resend()?;
@@ -120,12 +149,24 @@ impl Sender {
         Ok(self.is_done())
     }
 
-    /// No block of the peer came in time: what is not acknowledged is sent again.
+    /// No block of the peer came in time: what is not acknowledged is sent again, as far as [`Resend`] allows.
     ///
     /// # Errors
     /// If that was done [`RESENDS_MAX`] times.
     pub fn timed_out(&mut self) -> Result<(), Error> {
         self.resend()
+    }
+
+    /// The last block that has arrived, as far as the peer has said.
+    #[must_use]
+    pub const fn arrived(&self) -> u16 {
+        self.arrived
+    }
+
+    /// Whether the last block has left, once at least.
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Whether all has arrived.
@@ -146,7 +187,11 @@ impl Sender {
         self.blocks
     }
 
+    /// Goes back to the first block that is not acknowledged: nothing new has been said of what has arrived.
     fn resend(&mut self) -> Result<(), Error> {
+        if self.ended && self.again != Resend::Unacknowledged {
+            return Ok(());
+        }
         self.resends = self.resends.saturating_add(1);
         if self.resends > RESENDS_MAX {
             return Err(Error::State {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use dlms::gbt::{RESENDS_MAX, Received, Receiver, Sender, USELESS_MAX};
+use dlms::gbt::{RESENDS_MAX, Received, Receiver, Resend, Sender, USELESS_MAX};
 use dlms::{Error, GeneralBlock};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -201,4 +201,61 @@ fn limits_of_the_receiver() {
     ));
     assert!(Sender::new(vec![0; 65_536], 1, 1, 1, 0).is_err());
     assert!(Sender::new(vec![0], 0, 1, 1, 0).is_err());
+}
+
+#[test]
+fn there_is_no_block_after_the_last_number() {
+    let mut receiver = Receiver::new(usize::MAX, 1, 0);
+    for number in 1..=u16::MAX {
+        receiver
+            .take(&block(number, false, false, vec![1]))
+            .unwrap();
+    }
+    for last in [false, true] {
+        assert!(matches!(
+            receiver.take(&block(u16::MAX, last, false, vec![1])),
+            Err(Error::Bounds { offset: 2, .. })
+        ));
+    }
+    assert_eq!(receiver.received(), u16::MAX);
+}
+
+/// The blocks that leave now.
+fn leaving(sender: &mut Sender) -> Vec<u16> {
+    core::iter::from_fn(|| sender.next_block())
+        .map(|block| block.block)
+        .collect()
+}
+
+#[test]
+fn what_is_sent_again_after_the_last_block() {
+    let sender = |again| {
+        let sender = Sender::new(vec![5; 50], 10, 2, 1, 0).unwrap();
+        let mut sender = sender.resending(again);
+        assert_eq!(leaving(&mut sender), [1, 2]);
+        // not all has left: whatever it allows, what may be lost goes again
+        sender.timed_out().unwrap();
+        assert_eq!(leaving(&mut sender), [1, 2]);
+        assert_eq!(sender.acknowledged(2, 3), Ok(false));
+        assert_eq!(leaving(&mut sender), [3, 4, 5]);
+        sender
+    };
+    let cases: [(Resend, [&[u16]; 3]); 3] = [
+        (Resend::Unacknowledged, [&[3, 4, 5], &[3, 4, 5], &[5]]),
+        (Resend::Named, [&[], &[], &[5]]),
+        (Resend::Nothing, [&[], &[], &[]]),
+    ];
+    for (again, [silence, nothing_new, named]) in cases {
+        let mut sender = sender(again);
+        sender.timed_out().unwrap();
+        assert_eq!(leaving(&mut sender), silence, "{again:?}");
+        for ack in [0, 2] {
+            assert_eq!(sender.acknowledged(ack, 3), Ok(false));
+        }
+        assert_eq!(leaving(&mut sender), nothing_new, "{again:?}");
+        assert_eq!(sender.acknowledged(4, 3), Ok(false));
+        assert_eq!(leaving(&mut sender), named, "{again:?}");
+        assert_eq!(sender.acknowledged(5, 3), Ok(true));
+        assert!(sender.has_ended() && sender.arrived() == 5);
+    }
 }

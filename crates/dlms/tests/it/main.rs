@@ -17,6 +17,8 @@ mod cosem;
 #[cfg(test)]
 mod datagrams;
 #[cfg(test)]
+mod forgetful;
+#[cfg(test)]
 mod gbt;
 #[cfg(test)]
 mod hdlc;
