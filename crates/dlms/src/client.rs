@@ -147,7 +147,9 @@ impl Client {
 
     /// Opens it: the transport is connected. Ends in [`Event::Opened`] or [`Event::Failed`].
     ///
-    /// An association can be opened once; another call does nothing.
+    /// An association can be opened once; another call does nothing. Over UDP anybody may have sent what comes: of a
+    /// ciphered association nothing ends the opening before the time-out that is not authentic, and the time-out tells
+    /// the first of what was doubted. Of a plain one nothing is authentic: a rejection is taken at its word.
     pub fn open(&mut self, now_ms: u64) {
         if matches!(self.state, State::Idle) {
             match self.config.check() {
@@ -313,7 +315,13 @@ impl Client {
     ) {
         match state {
             State::ProtectingInitiate { .. } => self.on_initiate_protected(now_ms, result),
-            State::UnprotectingInitiate { tag, grant, .. } => {
+            State::UnprotectingInitiate {
+                deadline,
+                tag,
+                grant,
+                ..
+            } => {
+                self.state = State::AwaitingAare { deadline };
                 self.on_initiate(now_ms, tag, grant, result);
             }
             State::Answering {

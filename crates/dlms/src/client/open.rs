@@ -97,7 +97,13 @@ impl Client {
         }
     }
 
+    /// Takes an AARE. Over UDP anybody may have sent it, until its InitiateResponse is deciphered: before that nothing
+    /// ends the opening of a ciphered association but the time-out, which tells the first of what was doubted. In a
+    /// plain association nothing proves anything: all but a malformed AARE is taken at its word.
     pub(super) fn on_aare(&mut self, now_ms: u64, apdu: &[u8]) {
+        let State::AwaitingAare { deadline } = self.state else {
+            return;
+        };
         let (grant, information) = match self.check_aare(apdu) {
             Ok(accepted) => accepted,
             Err(cause) => return self.not_opened(now_ms, cause),
@@ -106,15 +112,20 @@ impl Client {
             return self.on_initiate_response(now_ms, grant, &information);
         }
         let Some(from) = grant.server_title else {
-            return self.fail(Cause::NoServerTitle);
+            return self.unproven(now_ms, Cause::NoServerTitle);
         };
         let (terms, to) = (self.config.terms().initiate(), self.config.client_title);
         match terms.check(&information, Parties { from, to }) {
             Ok(tag) => {
                 let job = self.unprotect(information, from, terms);
-                self.state = State::UnprotectingInitiate { job, tag, grant };
+                self.state = State::UnprotectingInitiate {
+                    job,
+                    deadline,
+                    tag,
+                    grant,
+                };
             }
-            Err(cause) => self.fail(cause),
+            Err(cause) => self.unproven(now_ms, cause),
         }
     }
 
@@ -124,7 +135,14 @@ impl Client {
         if held && cause.is_transient() && self.config.recover && self.recovered.is_none() {
             self.recovered = Some(cause);
             self.start_release(now_ms, Then::Again);
-        } else if matches!(cause, Cause::Malformed(_)) {
+        } else {
+            self.unproven(now_ms, cause);
+        }
+    }
+
+    /// The AARE is not to be acted on, and what it says is not authentic yet.
+    fn unproven(&mut self, now_ms: u64, cause: Cause) {
+        if self.config.protection.is_ciphered() || matches!(cause, Cause::Malformed(_)) {
             self.doubt(now_ms, cause);
         } else {
             self.fail(cause);
@@ -244,8 +262,14 @@ impl Client {
         result: Result<CipherOutput, CipherFailure>,
     ) {
         let terms = self.config.terms().initiate();
+        // A forged AARE, one of an earlier association, one ciphered as it must not be: another may follow.
+        let forged = matches!(
+            result,
+            Err(CipherFailure::AuthFailed | CipherFailure::Replay { .. } | CipherFailure::Refused)
+        );
         match unprotected(Awaiting::Aare, (terms, tag), result) {
             Ok(apdu) => self.on_initiate_response(now_ms, grant, &apdu),
+            Err(cause) if forged => self.unproven(now_ms, cause),
             Err(cause) => self.fail(cause),
         }
     }

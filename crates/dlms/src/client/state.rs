@@ -22,6 +22,8 @@ pub(super) enum State {
     /// AARE taken apart; its InitiateResponse is being deciphered.
     UnprotectingInitiate {
         job: JobId,
+        /// Of the AARE, which is waited for on if this one proves to be forged.
+        deadline: u64,
         tag: Option<u8>,
         grant: Grant,
     },

@@ -27,6 +27,8 @@ mod joined;
 #[cfg(test)]
 mod line;
 #[cfg(test)]
+mod opening;
+#[cfg(test)]
 mod pair;
 #[cfg(test)]
 mod parts;
