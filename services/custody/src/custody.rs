@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use dlms::{Mechanism, SecurityControl, security::ReplayWindow};
+use dlms::{Mechanism, security::ReplayWindow};
 use kit::{PeerName, clock};
 use latchkey_proto::audit::v1::{EntryKind, Permit, SignedPermit};
 use tokio::sync::Mutex;
@@ -16,7 +16,6 @@ use crate::{
     context::{Context, Contexts, Stage, State},
     error::Error,
     keyring::{Keyring, MeterKeys},
-    keys::policy_bit,
     outstanding::Outstanding,
     permit::{Gate, Verified},
     seal::Kind,
@@ -88,16 +87,10 @@ impl Custody {
         } else {
             0..0
         };
-        let encryption_alone = row
-            .as_ref()
-            .is_some_and(|row| row.policies & policy_bit(SecurityControl::ENC) != 0);
+        let encryption_alone = row.as_ref().is_some_and(KeyRow::names_encryption_alone);
         let received_before = row.and_then(|row| row.last_received);
         let state = State {
-            stage: if terms.is_ciphered() || terms.mechanism.is_high_level() {
-                Stage::New
-            } else {
-                Stage::Open
-            },
+            stage: first_stage(&terms),
             counters,
             received: window(&terms, received_before),
             dedicated: None,
@@ -257,6 +250,15 @@ impl Custody {
             asked,
             error.to_string(),
         ));
+    }
+}
+
+/// Where an association stands before anything is ciphered.
+fn first_stage(terms: &Terms) -> Stage {
+    if terms.is_ciphered() || terms.mechanism.is_high_level() {
+        Stage::New
+    } else {
+        Stage::Open
     }
 }
 

@@ -109,6 +109,13 @@ pub(crate) fn policy_bit(control: SecurityControl) -> u8 {
     }
 }
 
+impl KeyRow {
+    /// Whether encryption without authentication was named.
+    pub(crate) fn names_encryption_alone(&self) -> bool {
+        self.policies & policy_bit(SecurityControl::ENC) != 0
+    }
+}
+
 impl Custody {
     /// Makes new keys in the token.
     pub(crate) async fn generate_keys(
