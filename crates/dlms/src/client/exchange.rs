@@ -106,20 +106,29 @@ impl Client {
         }
     }
 
-    /// Open and idle; a link on which only the client speaks unasked has to ask for notifications.
+    /// Open and idle.
     pub(super) fn idle(&mut self, now_ms: u64, session: Session) {
-        let told = [
-            Conformance::EVENT_NOTIFICATION,
-            Conformance::DATA_NOTIFICATION,
-        ];
-        if told
-            .into_iter()
-            .any(|service| session.conformance.contains(service))
-        {
-            self.link.listen(now_ms);
-        }
         self.general.reset();
         self.state = State::Ready { session };
+        self.listen(now_ms);
+    }
+
+    /// Goes on asking for APDUs, on a link where the meter has to be asked: for an answer that is due, or, while nothing
+    /// is, for what it may have to tell.
+    pub(super) fn listen(&mut self, now_ms: u64) {
+        let told = |session: &Session| {
+            session
+                .conformance
+                .contains(Conformance::EVENT_NOTIFICATION)
+                || session.conformance.contains(Conformance::DATA_NOTIFICATION)
+        };
+        let wanted = match self.state.session() {
+            Some((session, _)) => !self.is_ready() || told(&session),
+            None => false,
+        };
+        if wanted {
+            self.link.listen(now_ms);
+        }
     }
 
     /// An APDU of an association that is open, or authenticates.
@@ -143,7 +152,7 @@ impl Client {
             self.on_plain(now_ms, (due, terms), &apdu);
         } else if acse::is_tag(tag) || Notification::is_tag(tag) {
             // A late AARE, or something told without the protection that was agreed: no answer either way.
-            self.link.listen(now_ms);
+            self.listen(now_ms);
         } else if due && tag == EXCEPTION {
             self.doubt(now_ms, exception(&apdu, Cause::Exception));
         } else if due || Terms::may_notify(tag) {
@@ -186,7 +195,7 @@ impl Client {
         let due = inbound.due && matches!(self.state, State::Awaiting { .. });
         // A late or doubled answer has an old counter: it is not ours to act on.
         if !due && result.is_err() || matches!(result, Err(CipherFailure::Replay { .. })) {
-            self.link.listen(now_ms);
+            self.listen(now_ms);
             return;
         }
         let forged = matches!(result, Err(CipherFailure::AuthFailed));
@@ -203,11 +212,11 @@ impl Client {
         let tag = apdu.first().copied().unwrap_or_default();
         if Notification::is_tag(tag) {
             self.on_notification(terms, apdu);
-            self.link.listen(now_ms);
+            self.listen(now_ms);
             return;
         }
         if !due || acse::is_tag(tag) {
-            self.link.listen(now_ms);
+            self.listen(now_ms);
             return;
         }
         match Response::decode(apdu) {
@@ -255,8 +264,8 @@ impl Client {
     }
 
     fn wait_on(&mut self, now_ms: u64, deadline: u64, exchange: Exchange) {
-        self.link.listen(now_ms);
         self.state = State::Awaiting { deadline, exchange };
+        self.listen(now_ms);
     }
 
     pub(super) fn answer_challenge(&mut self, session: Session, challenge: Vec<u8>) {

@@ -146,7 +146,7 @@ impl Client {
     pub(super) fn doubt(&mut self, now_ms: u64, cause: Cause) {
         if self.config.link == LinkConfig::Udp {
             self.suspect.get_or_insert(cause);
-            self.link.listen(now_ms);
+            self.listen(now_ms);
         } else {
             self.fail(cause);
         }
@@ -286,7 +286,7 @@ impl Client {
         match whole.and_then(|whole| sent.map(|()| whole)) {
             Ok(whole) => {
                 if whole.is_none() {
-                    self.link.listen(now_ms);
+                    self.listen(now_ms);
                 }
                 whole
             }

@@ -429,3 +429,81 @@ fn access_in_a_service_specific_form_needs_general_protection() {
         assert!(same(&world.answer(), &expected(&access())));
     }
 }
+
+#[test]
+fn an_idle_line_is_silent_unless_the_meter_may_have_to_tell_something() {
+    let [_, _, line] = links();
+    for (told, conformance) in [
+        (false, Conformance::GET),
+        (true, Conformance::GET | Conformance::EVENT_NOTIFICATION),
+    ] {
+        let mut world = opened(&Terms {
+            link: line.clone(),
+            conformance,
+            ..terms(Mechanism::None, Protection::Plain)
+        });
+        world.request(commands(10).remove(0));
+        world.answer();
+        world.longest = [0; 2];
+        world.drain();
+        assert_eq!(world.longest != [0; 2], told, "polled");
+        assert!(world.client.is_ready());
+    }
+}
+
+#[test]
+fn what_the_holder_of_the_keys_refuses_is_not_sent_but_half_a_command_is_a_failure() {
+    for form in [Protection::Plain, Protection::Glo] {
+        let terms = Terms {
+            meter_pdu: 100,
+            ..terms(Mechanism::None, form)
+        };
+        let set = || commands(300).remove(1);
+        let mut world = opened(&terms);
+        let before = world.tags.len();
+        world.refusals = vec![true];
+        world.request(set());
+        let refused = dlms::CipherFailure::Refused;
+        assert_eq!(world.event(), Event::NotSent(refused));
+        assert_eq!(world.tags.len(), before, "{form:?}");
+        // and the association lives
+        world.request(set());
+        assert!(matches!(world.answer(), Response::Set { .. }));
+        // the second block is refused: the first has left
+        world.refusals = vec![false, true];
+        world.request(set());
+        let Event::Failed(cause) = world.event() else {
+            panic!("{form:?}")
+        };
+        let during = dlms::Awaiting::Answer;
+        let failure = refused;
+        assert_eq!(cause, dlms::Cause::Cipher { during, failure });
+        assert_eq!(
+            world.effects.get(&1),
+            Some(&1),
+            "one of the two was executed"
+        );
+    }
+}
+
+#[test]
+fn a_plain_command_leaves_as_it_was_asked_for_or_not_at_all() {
+    let terms = terms(Mechanism::None, Protection::Plain);
+    let mut client = opened(&terms).client;
+    client.request(0, commands(10).remove(2)).unwrap();
+    let Some(dlms::Effect::Cipher(job)) = client.poll() else {
+        panic!("the holder of the keys is not asked")
+    };
+    let another = commands(10).remove(0).with(dlms::InvokeId::new(1)).encode();
+    client.handle_cipher(0, job.id, Ok(dlms::CipherOutput::Apdu(another, 0)));
+    let failed = core::iter::from_fn(|| client.poll()).collect::<Vec<_>>();
+    assert!(
+        matches!(
+            failed.as_slice(),
+            [dlms::Effect::Event(Event::Failed(
+                dlms::Cause::BadCipherOutput { .. }
+            ))]
+        ),
+        "{failed:?}"
+    );
+}

@@ -84,6 +84,8 @@ pub(crate) struct World {
     pub(crate) meter: Meter,
     pub(crate) client_keys: SoftCipher,
     pub(crate) meter_keys: SoftCipher,
+    /// Whether the next jobs of the client that protect are refused.
+    pub(crate) refusals: Vec<bool>,
     pub(crate) rng: Rng,
     pub(crate) faults: Faults,
     pub(crate) now: u64,
@@ -120,6 +122,7 @@ impl World {
             meter: Meter::new(meter, challenge),
             client_keys: keys.0,
             meter_keys: keys.1,
+            refusals: vec![],
             rng,
             faults: Faults::default(),
             now: 0,
@@ -235,7 +238,12 @@ impl World {
             End::Client => &mut self.client_keys,
             End::Meter => &mut self.meter_keys,
         };
-        let result = if failure {
+        let protects = matches!(job.op, dlms::CipherOp::Protect { .. });
+        let refused =
+            end == End::Client && protects && !self.refusals.is_empty() && self.refusals.remove(0);
+        let result = if refused {
+            Err(CipherFailure::Refused)
+        } else if failure {
             Err(CipherFailure::Unavailable)
         } else {
             keys.run(job.op)
