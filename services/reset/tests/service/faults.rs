@@ -246,6 +246,8 @@ async fn a_profile_that_is_gone_or_changed_blocks_no_meter() {
     for (gone, acted) in [(true, false), (true, true), (false, false)] {
         let mut bed = Bed::new().await;
         bed.auditor.office().away = !acted;
+        // Longer than anybody waits for it: the process dies while it does.
+        bed.meter.world().boot = std::time::Duration::from_secs(3600);
         let reset = bed.reset().await;
         if acted {
             bed.until(&reset.reset_id, |reset| {

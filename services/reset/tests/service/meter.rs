@@ -84,6 +84,8 @@ pub(crate) struct World {
     pub(crate) questions: u32,
     /// Refuse every association, as a silent meter does.
     pub(crate) silent: bool,
+    /// How long it is silent after a reset.
+    pub(crate) boot: Duration,
     /// After the reset its permit does not cover this attribute, as if an older version had asked for it.
     pub(crate) uncovered: Option<(&'static str, i32)>,
     /// After the reset this object cannot be read the first time.
@@ -142,6 +144,7 @@ impl Fake {
             fit: Fit::OneFrame,
             questions: 0,
             silent: false,
+            boot: BOOT,
             uncovered: None,
             blink: None,
             power_failures: 3,
@@ -398,7 +401,7 @@ impl World {
             self.started = Instant::now();
             return;
         }
-        self.booting_until = Instant::now() + BOOT;
+        self.booting_until = Instant::now() + self.boot;
         self.started = self.booting_until;
         let ended = self.associations.drain().map(|(id, _)| id);
         if strike != Some(Strike::Forgotten { executed: true }) {
