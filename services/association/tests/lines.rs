@@ -203,24 +203,17 @@ fn trace_file() -> (tempfile::TempDir, PathBuf, String) {
     (dir, path, told)
 }
 
-/// What the trace says of a meter: direction and frame of each line, once it ends with a frame of the meter.
-async fn traced(path: &Path, id: &str) -> Vec<(String, String)> {
-    let read = || {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let of_meter = |line: &str| {
-            let words: Vec<&str> = line.splitn(4, ' ').collect();
-            let [_, meter, direction, frame] = words[..] else {
-                panic!("{line}")
-            };
-            (meter == id).then(|| (direction.to_owned(), frame.to_owned()))
+/// What the trace says of a meter: direction and frame of each line.
+fn traced(path: &Path, id: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let of_meter = |line: &str| {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        let [_, meter, direction, frame] = words[..] else {
+            panic!("{line}")
         };
-        text.lines().filter_map(of_meter).collect::<Vec<_>>()
+        (meter == id).then(|| (direction.to_owned(), frame.to_owned()))
     };
-    support::until("the trace ends with the meter", || async {
-        read().last().is_some_and(|(direction, _)| direction == "<")
-    })
-    .await;
-    read()
+    text.lines().filter_map(of_meter).collect()
 }
 
 fn hdlc_options() -> HdlcOptions {
@@ -255,7 +248,9 @@ async fn over_udp_each_apdu_is_a_datagram() {
         opened.server_system_title,
         lab_keys(1).server_system_title()
     );
-    let frames = traced(&path, &id).await;
+    // A service that has stopped has written its trace.
+    bench.stop().await;
+    let frames = traced(&path, &id);
     // AARQ, pass 3, two GETs, RLRQ, and their answers.
     let directions: String = frames
         .iter()
@@ -266,7 +261,6 @@ async fn over_udp_each_apdu_is_a_datagram() {
         frames.iter().all(|(_, frame)| frame.starts_with("0001")),
         "{frames:?}"
     );
-    bench.stop().await;
 }
 
 #[tokio::test]
@@ -301,7 +295,8 @@ async fn over_hdlc_on_tcp_what_is_long_goes_in_segments_and_blocks() {
     // One frame: the information field less the LLC header.
     assert_eq!(opened.client_max_receive_pdu_size, 61);
 
-    let frames = traced(&path, &id).await;
+    bench.stop().await;
+    let frames = traced(&path, &id);
     let controls: Vec<String> = frames.iter().map(|(_, frame)| control(frame)).collect();
     assert_eq!(controls[..2], ["SNRM", "UA"]);
     assert_eq!(controls[controls.len() - 2..], ["DISC", "UA"]);
@@ -313,7 +308,6 @@ async fn over_hdlc_on_tcp_what_is_long_goes_in_segments_and_blocks() {
         let octets = hex::decode(frame).unwrap();
         assert!(hdlc::Frame::decode(&octets).is_ok(), "{frame}");
     }
-    bench.stop().await;
 }
 
 /// What a line of the trace is: the name of its frame, and whether another segment follows.
