@@ -76,7 +76,13 @@ fn walk(
         w.mark("flag", shape.flags, |_| "opening".to_owned())?;
     }
     let start = w.at();
-    let header = header(w, c, meter, said)?;
+    let damage = damage(w, &shape);
+    let header = header(w, c, meter, said).inspect_err(|_| {
+        // an address that has no end is a consequence
+        if let Some(damage) = damage {
+            w.fault = Some(damage);
+        }
+    })?;
     let header_len = w.at().saturating_sub(start);
     // a frame that was cut goes by its own length
     let whole = if shape.body < shape.promised && w.partial.is_none() {
@@ -204,6 +210,18 @@ pub(crate) fn sound(body: &[u8]) -> bool {
         .checked_sub(CHECK)
         .and_then(|end| body.split_at_checked(end))
         .is_some_and(|(octets, fcs)| fcs == check_sequence(octets))
+}
+
+/// What is wrong with a frame that is whole, but not what was sent.
+fn damage(w: &Walk<'_>, shape: &Shape) -> Option<Fault> {
+    let body = w.ahead().get(..shape.body)?;
+    let (octets, fcs) = body.split_at_checked(shape.body.checked_sub(CHECK)?)?;
+    let right = check_sequence(octets);
+    let damaged = shape.body == shape.promised && w.fault.is_none() && fcs != right;
+    damaged.then(|| {
+        let at = w.at().saturating_add(octets.len());
+        Fault::new(Kind::WrongFcs, at, hex::encode(right), hex::encode(fcs))
+    })
 }
 
 /// Said before the information field is looked at: what is wrong in there is a consequence.
