@@ -233,6 +233,45 @@ impl Data {
         }
     }
 
+    /// The standard's name of a type, by its tag (IEC 62056-5-3, Data), the delta types included that no value here has.
+    #[must_use]
+    pub const fn name_of(tag: u8) -> Option<&'static str> {
+        Some(match tag {
+            0 => "null-data",
+            1 => "array",
+            2 => "structure",
+            3 => "boolean",
+            4 => "bit-string",
+            5 => "double-long",
+            6 => "double-long-unsigned",
+            9 => "octet-string",
+            10 => "visible-string",
+            12 => "utf8-string",
+            13 => "bcd",
+            15 => "integer",
+            16 => "long",
+            17 => "unsigned",
+            18 => "long-unsigned",
+            19 => "compact-array",
+            20 => "long64",
+            21 => "long64-unsigned",
+            22 => "enum",
+            23 => "float32",
+            24 => "float64",
+            25 => "date-time",
+            26 => "date",
+            27 => "time",
+            28 => "delta-integer",
+            29 => "delta-long",
+            30 => "delta-double-long",
+            31 => "delta-unsigned",
+            32 => "delta-long-unsigned",
+            33 => "delta-double-long-unsigned",
+            255 => "dont-care",
+            _ => return None,
+        })
+    }
+
     pub(crate) const fn tag(&self) -> u8 {
         match self {
             Self::Null => 0,

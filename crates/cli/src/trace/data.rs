@@ -243,39 +243,6 @@ fn element(w: &mut Walk<'_>, described: &Description) -> Step {
 const UNKNOWN: &str = "unknown tag";
 
 /// The standard's name of a Data tag.
-const fn name_of(tag: u8) -> &'static str {
-    match tag {
-        0 => "null-data",
-        1 => "array",
-        2 => "structure",
-        3 => "boolean",
-        4 => "bit-string",
-        5 => "double-long",
-        6 => "double-long-unsigned",
-        9 => "octet-string",
-        10 => "visible-string",
-        12 => "utf8-string",
-        13 => "bcd",
-        15 => "integer",
-        16 => "long",
-        17 => "unsigned",
-        18 => "long-unsigned",
-        19 => "compact-array",
-        20 => "long64",
-        21 => "long64-unsigned",
-        22 => "enum",
-        23 => "float32",
-        24 => "float64",
-        25 => "date-time",
-        26 => "date",
-        27 => "time",
-        28 => "delta-integer",
-        29 => "delta-long",
-        30 => "delta-double-long",
-        31 => "delta-unsigned",
-        32 => "delta-long-unsigned",
-        33 => "delta-double-long-unsigned",
-        255 => "dont-care",
-        _ => UNKNOWN,
-    }
+fn name_of(tag: u8) -> &'static str {
+    dlms::Data::name_of(tag).unwrap_or(UNKNOWN)
 }

@@ -79,35 +79,9 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// The name of a type, by its tag.
+/// The name of its type; every value has one.
 fn kind(data: &Data) -> &'static str {
-    match data.tag() {
-        0 => "null-data",
-        1 => "array",
-        2 => "structure",
-        3 => "boolean",
-        4 => "bit-string",
-        5 => "double-long",
-        6 => "double-long-unsigned",
-        9 => "octet-string",
-        10 => "visible-string",
-        12 => "utf8-string",
-        13 => "bcd",
-        15 => "integer",
-        16 => "long",
-        17 => "unsigned",
-        18 => "long-unsigned",
-        19 => "compact-array",
-        20 => "long64",
-        21 => "long64-unsigned",
-        22 => "enum",
-        23 => "float32",
-        24 => "float64",
-        25 => "date-time",
-        26 => "date",
-        27 => "time",
-        _ => "dont-care",
-    }
+    Data::name_of(data.tag()).unwrap_or_default()
 }
 
 /// The elements of a structure, one after another.
