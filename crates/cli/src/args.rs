@@ -8,9 +8,11 @@ use latchkey_proto::audit::v1 as audit;
 
 use crate::output::Format;
 
+mod keys;
 mod meter;
 mod sim;
 
+pub(crate) use keys::*;
 pub(crate) use meter::*;
 pub(crate) use sim::*;
 

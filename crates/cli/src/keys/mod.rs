@@ -1,0 +1,54 @@
+//! `latchkey keys`: keys into custody; descriptions, never keys, out of it.
+//!
+//! A verb, or a few that belong together, has a file of its own here.
+
+mod client;
+mod import;
+mod list;
+
+pub(crate) use client::{ClientKeys, client_keys};
+
+use crate::args;
+use crate::client::Session;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+
+pub(crate) async fn run(
+    verb: args::Keys,
+    session: &Session,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    match verb {
+        args::Keys::Generate(args) => import::generate(&args, session, output).await,
+        args::Keys::Import(args) => import::import(&args, session, output).await,
+        args::Keys::List => list::list(session, output).await,
+        args::Keys::Show { meter } => list::show(meter, session, output).await,
+        args::Keys::Client { suite } => client::run(suite, session, output).await,
+    }
+}
+
+/// Hex of an exact length. The text itself is not repeated: it may be a key.
+fn octets(flag: &str, text: &str, length: usize) -> Result<Vec<u8>, Failure> {
+    match hex::decode(text) {
+        Ok(octets) if octets.len() == length => Ok(octets),
+        _ => Err(Failure::usage(format!(
+            "{flag} is malformed: expected {length} octets in hex ({} digits)",
+            length * 2
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octets_have_an_exact_length() {
+        assert_eq!(octets("--x", "0102", 2).unwrap(), [1, 2]);
+        for text in ["01", "010203", "zz", "0102 "] {
+            let said = octets("--x", text, 2).unwrap_err().to_string();
+            assert!(said.contains("4 digits") && !said.contains("zz"), "{said}");
+        }
+    }
+}
