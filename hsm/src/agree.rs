@@ -36,12 +36,10 @@ impl Token {
     ) -> Result<KeyHandle, Error> {
         let agreement = Agreement::new(curve, peer, other_info)?;
         let label = label.to_owned();
-        let line = self.next_line();
-        let grave = line.grave();
-        line.call(move |engine| {
+        self.on_any(move |engine| {
             let own = engine.key(&label, Kind::Agree(curve))?;
             let object = agreement.carry_out(engine.session(), own)?;
-            Ok(engine.hold(object, grave))
+            Ok(engine.hold(object))
         })
         .await
     }
@@ -55,14 +53,12 @@ impl Token {
         other_info: &[u8],
     ) -> Result<(KeyHandle, Vec<u8>), Error> {
         let agreement = Agreement::new(curve, peer, other_info)?;
-        let line = self.next_line();
-        let grave = line.grave();
-        line.call(move |engine| {
+        self.on_any(move |engine| {
             let (own, public) = ephemeral(engine.session(), curve)?;
             let object = used_once(engine.session(), own, |own| {
                 agreement.carry_out(engine.session(), own)
             })?;
-            Ok((engine.hold(object, grave), public))
+            Ok((engine.hold(object), public))
         })
         .await
     }
@@ -72,17 +68,16 @@ impl Token {
     pub async fn hold_clear(&self, key: &Zeroizing<Vec<u8>>) -> Result<KeyHandle, Error> {
         cipher::key_length(key.len())?;
         let key = key.clone();
-        let line = self.next_line();
-        let grave = line.grave();
-        line.call(move |engine| {
+        self.on_any(move |engine| {
             let object = hold(engine.session(), &key)?;
-            Ok(engine.hold(object, grave))
+            Ok(engine.hold(object))
         })
         .await
     }
 }
 
 /// One key agreement, all but the private key.
+#[derive(Clone)]
 pub(crate) struct Agreement {
     curve: Curve,
     /// An uncompressed point.

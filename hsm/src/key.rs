@@ -58,11 +58,6 @@ impl KeyHandle {
     pub(crate) fn worker(&self) -> usize {
         self.0.grave.worker()
     }
-
-    /// Where it goes when it dies, and so do other keys of its worker.
-    pub(crate) fn grave(&self) -> Arc<Grave> {
-        Arc::clone(&self.0.grave)
-    }
 }
 
 impl Drop for Held {

@@ -29,7 +29,6 @@ pub(crate) struct Line {
     label: String,
     /// There until this is dropped.
     jobs: Option<mpsc::Sender<Job>>,
-    grave: Arc<Grave>,
     /// Closes when the worker has made its last call into the module.
     ended: Mutex<Receiver<Infallible>>,
 }
@@ -44,7 +43,7 @@ impl Line {
             dead: Mutex::new(Vec::new()),
             wake: jobs.downgrade(),
         });
-        let mut worker = Worker::new(shared, Arc::clone(&grave));
+        let mut worker = Worker::new(shared, grave);
         let (ready, opened) = oneshot::channel();
         let (alive, ended) = sync_channel(0);
         spawn(&label, move || {
@@ -67,7 +66,6 @@ impl Line {
         Ok(Self {
             label,
             jobs: Some(jobs),
-            grave,
             ended: Mutex::new(ended),
         })
     }
@@ -96,11 +94,6 @@ impl Line {
             .await
             .map_err(|_| gone(&self.label))?;
         answer.await.map_err(|_| gone(&self.label))?
-    }
-
-    /// Where dead keys of this worker go.
-    pub(crate) fn grave(&self) -> Arc<Grave> {
-        Arc::clone(&self.grave)
     }
 
     fn jobs(&self) -> Result<&mpsc::Sender<Job>, Error> {
@@ -193,7 +186,9 @@ impl Worker {
     fn begin(&mut self) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
         let entered = shared.module.enter();
-        let engine = self.engine.insert(Engine::open(&self.shared, &entered)?);
+        let engine = self
+            .engine
+            .insert(Engine::open(&self.shared, &self.grave, &entered)?);
         if self.grave.worker == 0 {
             probe::run(engine)?;
         }
@@ -220,7 +215,7 @@ impl Worker {
         if self.engine.as_ref().is_none_or(stale) {
             // A session of an old epoch is forgotten, not closed: its number is another's now.
             self.engine = None;
-            let engine = Engine::open(&self.shared, entered).map_err(|error| {
+            let engine = Engine::open(&self.shared, &self.grave, entered).map_err(|error| {
                 tracing::warn!(token = self.shared.label, %error, "token cannot be reopened");
                 match error {
                     Error::PinIncorrect { .. } | Error::PinLocked { .. } => error,
@@ -305,6 +300,8 @@ impl Worker {
 pub(crate) struct Engine {
     session: Session,
     shared: Arc<Shared>,
+    /// Where keys of its session go.
+    grave: Arc<Grave>,
     /// Names this opened session; unlike `epoch` no two sessions of the process share it.
     number: u64,
     epoch: u64,
@@ -314,13 +311,18 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    fn open(shared: &Arc<Shared>, entered: &Entered<'_>) -> Result<Self, Error> {
+    fn open(
+        shared: &Arc<Shared>,
+        grave: &Arc<Grave>,
+        entered: &Entered<'_>,
+    ) -> Result<Self, Error> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let slot = shared.log_in(entered)?;
         let session = entered.context().open_rw_session_no_drop(slot)?;
         let mut engine = Self {
             session,
             shared: Arc::clone(shared),
+            grave: Arc::clone(grave),
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             epoch: entered.epoch(),
             keys: BTreeMap::new(),
@@ -395,8 +397,8 @@ impl Engine {
     }
 
     /// A handle to an object of this session.
-    pub(crate) fn hold(&self, object: ObjectHandle, grave: Arc<Grave>) -> KeyHandle {
-        KeyHandle::new(object, self.number, grave)
+    pub(crate) fn hold(&self, object: ObjectHandle) -> KeyHandle {
+        KeyHandle::new(object, self.number, Arc::clone(&self.grave))
     }
 
     /// Proves that token, login and keys work now.

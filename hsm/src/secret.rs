@@ -87,11 +87,9 @@ impl Token {
     pub async fn unwrap_secret(&self, kek_hs: &str, wrapped: &[u8]) -> Result<SecretHandle, Error> {
         wrapped_length(wrapped)?;
         let (kek_hs, wrapped) = (kek_hs.to_owned(), wrapped.to_vec());
-        let line = self.next_line();
-        let grave = line.grave();
-        let held = line.call(move |engine| {
+        let held = self.on_any(move |engine| {
             let object = engine.unwrap_secret(&kek_hs, &wrapped)?;
-            Ok(engine.hold(object, grave))
+            Ok(engine.hold(object))
         });
         Ok(SecretHandle(held.await?))
     }

@@ -42,6 +42,24 @@ pub struct TokenConfig {
     pub sessions: usize,
 }
 
+impl TokenConfig {
+    /// A token with its PIN in a file, used through one session; everything else as it is by
+    /// default.
+    pub fn new(
+        module: impl Into<PathBuf>,
+        token_label: impl Into<String>,
+        pin_file: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            module: module.into(),
+            token_label: token_label.into(),
+            token_serial: None,
+            pin_file: pin_file.into(),
+            sessions: one(),
+        }
+    }
+}
+
 /// What a token is for; decides what it must be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -142,10 +160,10 @@ impl Token {
         &self.0.shared.label
     }
 
-    /// Runs `op` on the next worker in turn.
+    /// Runs `op` on the next worker in turn. It may be run again, elsewhere, where a token failed.
     pub(crate) async fn on_any<T: Send + 'static>(
         &self,
-        op: impl FnOnce(&mut Engine) -> Result<T, Error> + Send + 'static,
+        op: impl FnOnce(&mut Engine) -> Result<T, Error> + Clone + Send + 'static,
     ) -> Result<T, Error> {
         self.next_line().call(op).await
     }

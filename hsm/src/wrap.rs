@@ -18,11 +18,9 @@ impl Token {
     pub async fn unwrap_key(&self, kek: &str, wrapped: &[u8]) -> Result<KeyHandle, Error> {
         wrapped_length(wrapped)?;
         let (kek, wrapped) = (kek.to_owned(), wrapped.to_vec());
-        let line = self.next_line();
-        let grave = line.grave();
-        line.call(move |engine| {
+        self.on_any(move |engine| {
             let object = engine.unwrap_meter_key(&kek, &wrapped)?;
-            Ok(engine.hold(object, grave))
+            Ok(engine.hold(object))
         })
         .await
     }
@@ -88,11 +86,9 @@ impl Token {
     ) -> Result<MasterKeyHandle, Error> {
         wrapped_length(wrapped)?;
         let (kek_mk, wrapped) = (kek_mk.to_owned(), wrapped.to_vec());
-        let line = self.next_line();
-        let grave = line.grave();
-        let held = line.call(move |engine| {
+        let held = self.on_any(move |engine| {
             let object = engine.unwrap_master_key(&kek_mk, &wrapped)?;
-            Ok(engine.hold(object, grave))
+            Ok(engine.hold(object))
         });
         Ok(MasterKeyHandle(held.await?))
     }
@@ -105,7 +101,7 @@ impl Token {
         octets: usize,
     ) -> Result<(KeyHandle, Vec<u8>), Error> {
         cipher::key_length(octets)?;
-        let (held, grave) = (master.0.clone(), master.0.grave());
+        let held = master.0.clone();
         self.on_owner(&master.0, move |engine| {
             let master = engine.held(&held)?;
             let session = engine.session();
@@ -113,7 +109,7 @@ impl Token {
             template.push(key::value_length(octets));
             let fresh = session.generate_key(&Mechanism::AesKeyGen, &template)?;
             // Held first: it is destroyed if it cannot be wrapped.
-            let fresh_key = engine.hold(fresh, grave);
+            let fresh_key = engine.hold(fresh);
             let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, master, fresh)?;
             Ok((fresh_key, wrapped))
         })
@@ -127,13 +123,13 @@ impl Token {
         wrapped: &[u8],
     ) -> Result<KeyHandle, Error> {
         wrapped_length(wrapped)?;
-        let (held, grave) = (master.0.clone(), master.0.grave());
+        let held = master.0.clone();
         let wrapped = wrapped.to_vec();
         self.on_owner(&master.0, move |engine| {
             let master = engine.held(&held)?;
             let object =
                 engine.unwrap_by("the master key", master, &wrapped, &key::working_key())?;
-            Ok(engine.hold(object, grave))
+            Ok(engine.hold(object))
         })
         .await
     }

@@ -40,7 +40,7 @@ scenario! {
         let before = session_keys(&token).await;
         let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
         let (go, wait) = sync_channel::<()>(1);
-        let mut blocked = Box::pin(token.on_any(move |_| {
+        let mut blocked = Box::pin(token.next_line().call(move |_| {
             wait.recv().unwrap();
             Ok(())
         }));
@@ -59,7 +59,7 @@ scenario! {
         let token = lab.open(Role::Custody).await.unwrap();
         let (started, running) = sync_channel::<()>(1);
         let (go, wait) = sync_channel::<()>(1);
-        let mut blocked = Box::pin(token.on_any(move |_| {
+        let mut blocked = Box::pin(token.next_line().call(move |_| {
             started.send(()).unwrap();
             wait.recv().unwrap();
             Ok(())

@@ -59,13 +59,8 @@ impl Lab {
     }
 
     pub(crate) fn config(&self, role: Role) -> TokenConfig {
-        TokenConfig {
-            module: MODULE.into(),
-            token_label: role.as_str().to_owned(),
-            token_serial: None,
-            pin_file: self.path(&format!("{}.pin", role.as_str())),
-            sessions: 1,
-        }
+        let pin = self.path(&format!("{}.pin", role.as_str()));
+        TokenConfig::new(MODULE, role.as_str(), pin)
     }
 
     pub(crate) async fn open(&self, role: Role) -> Result<Token, Error> {
