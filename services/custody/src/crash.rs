@@ -5,6 +5,10 @@ kit::crash_points! {
     BEFORE_STORE_KEYS = "custody.keys.before_store";
     /// The row of new keys is there, nobody has been told.
     AFTER_STORE_KEYS = "custody.keys.after_store";
+    /// A change of stored keys is made, its row is not.
+    BEFORE_CHANGE_KEYS = "custody.keys.before_change";
+    /// The changed row is there, nobody has been told.
+    AFTER_CHANGE_KEYS = "custody.keys.after_change";
     /// A permit was checked, its association is not counted.
     BEFORE_COUNT_ASSOCIATION = "custody.association.before_count";
     /// An association is counted, its context is not open.

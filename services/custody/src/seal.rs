@@ -8,7 +8,7 @@
 //! suite, and the mechanisms and policies the meter may be asked for by: whoever writes into the database can take a meter
 //! away, but not weaken it.
 
-use crate::store::KeyRow;
+use crate::store::{Generations, KeyRow};
 
 /// What a sealed secret is. Part of its AAD, so one cannot stand in for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,7 @@ impl KeyRow {
         self.suite != dlms::Suite::Suite0
             || self.mechanisms != 0
             || self.policies != 0
+            || self.is_later_generation()
             || self.later_facts().iter().any(|fact| !fact.is_empty())
     }
 
@@ -75,8 +76,26 @@ impl KeyRow {
             _ => numbers.get(..),
         };
         let later = self.later_facts();
-        let facts: Vec<&[u8]> = facts.into_iter().chain(numbers).chain(later).collect();
-        bound(b"latchkey-custody-v2", &facts)
+        let mut facts: Vec<&[u8]> = facts.into_iter().chain(numbers).chain(later).collect();
+        if !self.is_later_generation() {
+            return bound(b"latchkey-custody-v2", &facts);
+        }
+        let of = &self.generations;
+        let generations = [
+            of.kek,
+            of.encryption,
+            of.authentication,
+            of.master,
+            of.broadcast,
+        ];
+        let generations = generations.map(u32::to_be_bytes).concat();
+        facts.extend([&generations[..], &self.wrapped_broadcast_key]);
+        bound(b"latchkey-custody-v3", &facts)
+    }
+
+    /// Whether a key of it was changed, or wrapped anew, or is one that the first schemas did not have.
+    fn is_later_generation(&self) -> bool {
+        self.generations != Generations::default() || !self.wrapped_broadcast_key.is_empty()
     }
 
     fn later_facts(&self) -> [&[u8]; 4] {
@@ -119,7 +138,7 @@ mod tests {
 
     #[test]
     fn every_part_of_a_row_is_bound() {
-        let changes: [fn(&mut KeyRow); 15] = [
+        let changes: [fn(&mut KeyRow); 21] = [
             |_| {},
             |row| row.meter_id = "m2".to_owned(),
             |row| std::mem::swap(&mut row.client_system_title, &mut row.server_system_title),
@@ -138,6 +157,12 @@ mod tests {
             |row| row.wrapped_master_key = b"x".to_vec(),
             |row| row.server_signing_key = b"x".to_vec(),
             |row| row.server_agreement_key = b"x".to_vec(),
+            |row| row.generations.kek = 2,
+            |row| row.generations.encryption = 2,
+            |row| row.generations.authentication = 2,
+            |row| row.generations.master = 2,
+            |row| row.generations.broadcast = 2,
+            |row| row.wrapped_broadcast_key = b"x".to_vec(),
         ];
         let kinds = [
             Kind::AuthenticationKey,

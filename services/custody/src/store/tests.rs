@@ -1,9 +1,11 @@
 use std::collections::HashSet;
 
+use dlms::Suite;
 use futures::future::join_all;
 use kit::{config::Database, status::Fault as _};
+use latchkey_proto::audit::v1::Entry;
 
-use super::*;
+use super::{counters::COUNTER_END, *};
 
 const METER: &str = "meter-0001";
 const PERMIT: &str = "018f3c5e-7b1a-7c3d-9e4f-5a6b7c8d9e0f";
@@ -340,12 +342,22 @@ async fn every_column_comes_back() -> Result<(), Error> {
         server_signing_key: vec![4; 96],
         server_agreement_key: vec![5; 96],
         row_seal: vec![6; 28],
+        generations: Generations {
+            kek: 2,
+            encryption: 3,
+            authentication: 4,
+            master: 5,
+            broadcast: 6,
+        },
+        wrapped_broadcast_key: vec![7; 40],
         ..row(METER, 1)
     };
     store.insert_keys(&full, &Entry::default()).await?;
     let held = store.keys(METER).await?.unwrap();
     assert_eq!((held.suite, held.mechanisms), (full.suite, full.mechanisms));
     assert_eq!(held.policies, full.policies);
+    assert_eq!(held.generations, full.generations);
+    assert_eq!((held.row_version, held.fence), (1, 0));
     let fields = |row: KeyRow| {
         [
             row.wrapped_hls_secret,
@@ -354,8 +366,35 @@ async fn every_column_comes_back() -> Result<(), Error> {
             row.server_signing_key,
             row.server_agreement_key,
             row.row_seal,
+            row.wrapped_broadcast_key,
         ]
     };
     assert_eq!(fields(held), fields(full));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_changes_from_what_it_was_read_as_or_not_at_all() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    store.insert_keys(&row(METER, 7), &Entry::default()).await?;
+    let read = store.keys(METER).await?.unwrap();
+    store.reserve_counters(METER, 32).await?;
+    let change = |policies| KeyRow {
+        policies,
+        wrapped_encryption_key: vec![policies; 24],
+        ..read.clone()
+    };
+    assert!(store.change_keys(&change(1), &Entry::default()).await?);
+    assert!(!store.change_keys(&change(2), &Entry::default()).await?);
+    let now = store.keys(METER).await?.unwrap();
+    assert_eq!((now.policies, now.row_version), (1, read.row_version + 1));
+    assert_eq!(now.wrapped_encryption_key, [1; 24]);
+    assert_eq!(
+        now.next_counter,
+        7 + 32,
+        "counters are not a change's to set"
+    );
+    assert_eq!(store.pending("", 9).await?.len(), 2, "one entry a change");
     Ok(())
 }
