@@ -30,6 +30,7 @@ mod pool;
 mod probe;
 mod secret;
 mod sign;
+mod stock;
 mod token;
 mod wrap;
 
@@ -43,5 +44,6 @@ pub use curve::Curve;
 pub use error::Error;
 pub use key::KeyHandle;
 pub use secret::{Hash, SecretHandle};
+pub use stock::{Comparison, Delivery, Keks, Kept, Marks, Rejected, Sealing};
 pub use token::{Role, Token, TokenConfig};
 pub use wrap::MasterKeyHandle;

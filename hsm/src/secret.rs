@@ -129,7 +129,7 @@ impl Hash {
 }
 
 impl Engine {
-    fn import_secret(
+    pub(crate) fn import_secret(
         &mut self,
         transport: &str,
         wrapped: &[u8],

@@ -188,7 +188,7 @@ impl Engine {
             .or_else(|_| self.key(label, Kind::KekEk))
     }
 
-    fn import_wrapped(
+    pub(crate) fn import_wrapped(
         &mut self,
         transport: &str,
         wrapped: &[u8],
@@ -235,7 +235,7 @@ impl Engine {
         Ok([&nonce[..], &sealed].concat())
     }
 
-    fn reveal_ak(
+    pub(crate) fn reveal_ak(
         &mut self,
         kek_ak: &str,
         aad: &[u8],

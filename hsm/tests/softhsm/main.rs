@@ -13,3 +13,4 @@ mod failure;
 mod key;
 mod lab;
 mod secret;
+mod stock;
