@@ -182,6 +182,14 @@ pub enum Error {
         /// What is wrong and how to mend it.
         why: String,
     },
+    /// A certificate or a request for one is refused. Nothing was changed.
+    #[error("certificate of key `{label}`: {why}")]
+    Certificate {
+        /// The key.
+        label: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The ceremony's plan is refused. Nothing was changed.
     #[error("ceremony plan: {why}")]
     Plan {

@@ -215,17 +215,18 @@ fn verify(
     kind: Kind,
     object: ObjectHandle,
 ) -> Result<BTreeMap<String, String>, Unfit> {
-    let policy = kind.policy();
-    let types: Vec<AttributeType> = policy.iter().map(Attribute::attribute_type).collect();
+    let policies = kind.policies();
+    let types: Vec<AttributeType> = kind
+        .policy()
+        .iter()
+        .map(Attribute::attribute_type)
+        .collect();
     let read = session.get_attributes(object, &types)?;
-    for wanted in &policy {
-        let kind = wanted.attribute_type();
-        let got = read.iter().find(|got| got.attribute_type() == kind);
-        if got != Some(wanted) {
-            let got = got.map_or_else(|| "absent".to_owned(), |got| in_words(got).1);
-            let (name, value) = in_words(wanted);
-            return Err(Unfit::Why(format!("{name} is {got} and must be {value}")));
-        }
+    let mut differences = policies.iter().map(|policy| difference(policy, &read));
+    if let Some(Some(first)) = differences.next()
+        && !differences.any(|difference| difference.is_none())
+    {
+        return Err(Unfit::Why(first));
     }
     let mut words: BTreeMap<String, String> = read.iter().map(in_words).collect();
     let sizes = kind.unwrap_template_sizes();
@@ -241,6 +242,30 @@ fn verify(
         words.insert("UNWRAP_TEMPLATE".to_owned(), format!("{count} attributes"));
     }
     Ok(words)
+}
+
+/// The first attribute that is not as the policy says; none if all are.
+fn difference(policy: &[Attribute], read: &[Attribute]) -> Option<String> {
+    policy.iter().find_map(|wanted| {
+        let kind = wanted.attribute_type();
+        let got = read.iter().find(|got| got.attribute_type() == kind);
+        if got.is_some_and(|got| same(got, wanted)) {
+            return None;
+        }
+        let got = got.map_or_else(|| "absent".to_owned(), |got| in_words(got).1);
+        let (name, value) = in_words(wanted);
+        Some(format!("{name} is {got} and must be {value}"))
+    })
+}
+
+/// Whether two attributes say the same: a list of mechanisms has no order.
+fn same(got: &Attribute, wanted: &Attribute) -> bool {
+    match (got, wanted) {
+        (Attribute::AllowedMechanisms(got), Attribute::AllowedMechanisms(wanted)) => {
+            got.len() == wanted.len() && wanted.iter().all(|one| got.contains(one))
+        }
+        _ => got == wanted,
+    }
 }
 
 fn label_of(session: &Session, object: ObjectHandle) -> Result<String, Error> {

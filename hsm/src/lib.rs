@@ -21,6 +21,7 @@
 
 mod agree;
 pub mod ceremony;
+mod certificate;
 mod cipher;
 mod curve;
 mod error;
@@ -28,6 +29,7 @@ mod key;
 mod module;
 mod pool;
 mod probe;
+mod request;
 mod secret;
 mod sign;
 mod stock;
@@ -40,10 +42,13 @@ extern crate self as hsm;
 #[path = "../tests/softhsm/lab.rs"]
 mod lab;
 
+pub use certificate::CHAIN_MAX;
 pub use curve::Curve;
 pub use error::Error;
 pub use key::KeyHandle;
+pub use request::Subject;
 pub use secret::{Hash, SecretHandle};
+pub use sign::der_signature;
 pub use stock::{Comparison, Delivery, Keks, Kept, Marks, Rejected, Sealing};
 pub use token::{Role, Token, TokenConfig};
 pub use wrap::MasterKeyHandle;

@@ -43,9 +43,15 @@ fn needs(role: Role) -> &'static [Need] {
         "CKM_EDDSA",
         "signatures of checkpoints and permits",
     )];
+    const TLS: &[Need] = &[(
+        MechanismType::ECDSA,
+        "CKM_ECDSA",
+        "signatures of TLS handshakes",
+    )];
     match role {
         Role::Custody => CUSTODY,
         Role::Auditor => AUDITOR,
+        Role::Tls => TLS,
     }
 }
 
@@ -67,7 +73,7 @@ pub(crate) fn ceremony_mechanisms(
     label: &str,
     role: Role,
 ) -> Result<(), Error> {
-    const CUSTODY: &[Need] = &[
+    const CURVES: &[Need] = &[
         (
             MechanismType::ECC_KEY_PAIR_GEN,
             "CKM_EC_KEY_PAIR_GEN",
@@ -81,10 +87,9 @@ pub(crate) fn ceremony_mechanisms(
         "its keys",
     )];
     mechanisms(context, slot, label, role)?;
-    let more = if role == Role::Custody {
-        CUSTODY
-    } else {
-        AUDITOR
+    let more = match role {
+        Role::Custody | Role::Tls => CURVES,
+        Role::Auditor => AUDITOR,
     };
     demand(&context.get_mechanism_list(slot)?, more, label, role)
 }
@@ -114,7 +119,11 @@ pub(crate) enum Canary {
         sealed: Vec<u8>,
     },
     /// A signing key.
-    Auditor { label: String, public: Vec<u8> },
+    Signature {
+        kind: Kind,
+        label: String,
+        public: Vec<u8>,
+    },
 }
 
 /// Makes the canary when the token is first opened; later checks that it still sings. Returns the
@@ -150,11 +159,20 @@ fn hatch(engine: &mut Engine) -> Result<Canary, Error> {
                 label: format!("{label}1"),
             })
     };
-    if engine.shared().role == Role::Auditor {
-        of_kind(Kind::Ed25519, "permit-")?;
-        let (label, key) = of_kind(Kind::Ed25519, "log-")?;
-        let public = key.public.unwrap_or_default();
-        return Ok(Canary::Auditor { label, public });
+    let signs = match engine.shared().role {
+        Role::Custody => None,
+        Role::Auditor => {
+            of_kind(Kind::Ed25519, "permit-")?;
+            Some(of_kind(Kind::Ed25519, "log-")?)
+        }
+        Role::Tls => Some(of_kind(Kind::Tls, "tls-")?),
+    };
+    if let Some((label, key)) = signs {
+        return Ok(Canary::Signature {
+            kind: key.kind,
+            label,
+            public: key.public.unwrap_or_default(),
+        });
     }
     of_kind(Kind::KekAk, "kek-ak-")?;
     let (kek, _) = of_kind(Kind::KekEk, "kek-ek-")?;
@@ -192,18 +210,20 @@ pub(crate) fn check(engine: &mut Engine) -> Result<(), Error> {
             engine.session().destroy_object(key)?;
             sung
         }
-        Some(Canary::Auditor { label, public }) => {
-            let key = engine.key(label, Kind::Ed25519)?;
-            // Never leaves this function, and is no checkpoint: those name their origin first.
-            let signature = sign::sign(engine.session(), Kind::Ed25519, key, SONG)?;
-            if sign::verifies_raw(None, public, SONG, &signature) {
+        Some(Canary::Signature {
+            kind,
+            label,
+            public,
+        }) => {
+            let key = engine.key(label, *kind)?;
+            // Never leaves this function, and is no checkpoint: those name their origin first; nor a handshake's, which
+            // begins with 64 spaces (RFC 8446, 4.4.3).
+            let signature = sign::sign(engine.session(), *kind, key, SONG)?;
+            if sign::verifies_raw(kind.curve(), public, SONG, &signature) {
                 Ok(())
             } else {
-                Err(wrong(
-                    engine,
-                    "CKM_EDDSA",
-                    "its signature is not of the key it was",
-                ))
+                let why = "its signature is not of the key it was";
+                Err(wrong(engine, signing_mechanism(*kind), why))
             }
         }
         None => Ok(()),
@@ -228,8 +248,10 @@ fn sings(engine: &Engine, key: ObjectHandle) -> Result<(), Error> {
 
 /// The self-test of the first session: known answers, and proof that keys stay inside.
 pub(crate) fn run(engine: &mut Engine) -> Result<(), Error> {
-    if engine.shared().role == Role::Auditor {
-        return signatures(engine);
+    match engine.shared().role {
+        Role::Custody => {}
+        Role::Auditor => return signatures(engine, Kind::Ed25519),
+        Role::Tls => return signatures(engine, Kind::Tls),
     }
     known_answers(engine)?;
     caller_nonce(engine)?;
@@ -240,18 +262,22 @@ pub(crate) fn run(engine: &mut Engine) -> Result<(), Error> {
 }
 
 /// Every signing key signs, and the signature verifies outside the token.
-fn signatures(engine: &Engine) -> Result<(), Error> {
-    for (label, key) in engine.keys().filter(|(_, key)| key.kind == Kind::Ed25519) {
+fn signatures(engine: &Engine, kind: Kind) -> Result<(), Error> {
+    for (label, key) in engine.keys().filter(|(_, key)| key.kind == kind) {
         let signature = sign::sign(engine.session(), key.kind, key.object, SONG)?;
         if !sign::verifies(key, SONG, &signature) {
-            return Err(wrong(
-                engine,
-                "CKM_EDDSA",
-                &format!("`{label}` signs wrongly"),
-            ));
+            let why = format!("`{label}` signs wrongly");
+            return Err(wrong(engine, signing_mechanism(kind), &why));
         }
     }
     Ok(())
+}
+
+fn signing_mechanism(kind: Kind) -> &'static str {
+    match kind.curve() {
+        Some(_) => "CKM_ECDSA",
+        None => "CKM_EDDSA",
+    }
 }
 
 /// Vectors, with keys put in by value. A token that takes no key by value goes without: the next

@@ -10,6 +10,7 @@ use crate::cipher::short;
 use crate::curve::Curve;
 use crate::error::Error;
 use crate::key::{Found, Kind};
+use crate::pool::Engine;
 use crate::token::Token;
 
 impl Token {
@@ -31,6 +32,39 @@ impl Token {
         message: &[u8],
     ) -> Result<Vec<u8>, Error> {
         self.sign(Kind::Sign(curve), label, message).await
+    }
+
+    /// Signs with a key of that label that certificates are about: `tls-N`, `sign-*-N`, and `agree-*-N` for the one
+    /// signature that such a key makes, that of a certificate request. ECDSA over the hash of its curve: r, then s.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotFound`] for a label of another kind, [`Error::KeyOff`] for a key of key agreement that was made
+    /// before requests were.
+    pub async fn sign_certified(&self, label: &str, message: &[u8]) -> Result<Vec<u8>, Error> {
+        crate::cipher::limit("the message", message)?;
+        let (label, message) = (label.to_owned(), message.to_vec());
+        self.on_any(move |engine| {
+            let (kind, object) = engine.certified(&label)?;
+            sign(engine.session(), kind, object, &message)
+        })
+        .await
+    }
+
+    /// Curve and public key, an uncompressed point, of a key that certificates are about.
+    ///
+    /// # Errors
+    /// As [`Token::sign_certified`].
+    pub async fn certified_key(&self, label: &str) -> Result<(Curve, Vec<u8>), Error> {
+        let label = label.to_owned();
+        self.on_any(move |engine| {
+            engine.certified(&label)?;
+            let mut keys = engine.keys();
+            let found = keys.find(|(name, _)| *name == label);
+            found
+                .and_then(|(_, key)| Some((key.kind.curve()?, key.public.clone()?)))
+                .ok_or_else(|| no_such_key(engine, &label))
+        })
+        .await
     }
 
     /// The public key of that label: 32 octets for Ed25519, an uncompressed point (65 or 97 octets)
@@ -59,6 +93,59 @@ impl Token {
         })
         .await
     }
+}
+
+impl Engine {
+    /// A key that certificates are about.
+    fn certified(&self, label: &str) -> Result<(Kind, ObjectHandle), Error> {
+        let found = self
+            .keys()
+            .find(|(name, key)| *name == label && key.kind.is_certified())
+            .map(|(_, key)| key.clone())
+            .ok_or_else(|| no_such_key(self, label))?;
+        if found.attributes.get("SIGN").map(String::as_str) == Some("false") {
+            return Err(Error::KeyOff {
+                token: self.shared().label.clone(),
+                label: label.to_owned(),
+                why: "it was made for key agreement alone and signs no certificate request; add \
+                      the next one with a ceremony (add_keys = true)"
+                    .to_owned(),
+            });
+        }
+        Ok((found.kind, self.key(label, found.kind)?))
+    }
+}
+
+fn no_such_key(engine: &Engine, label: &str) -> Error {
+    Error::KeyNotFound {
+        token: engine.shared().label.clone(),
+        what: "key for a certificate",
+        label: label.to_owned(),
+    }
+}
+
+/// An ECDSA signature, r then s, as X.509 and TLS write it: a DER SEQUENCE of two INTEGERs.
+pub fn der_signature(pair: &[u8]) -> Vec<u8> {
+    let (r, s) = pair.split_at(pair.len() / 2);
+    let mut body = integer(r);
+    body.extend_from_slice(&integer(s));
+    let mut der = vec![0x30];
+    // Two coordinates of P-384 are 102 octets at most: one octet of length.
+    der.push(u8::try_from(body.len()).unwrap_or(u8::MAX));
+    der.extend_from_slice(&body);
+    der
+}
+
+/// A DER INTEGER: no leading zeros but one where the number would look negative.
+fn integer(octets: &[u8]) -> Vec<u8> {
+    let zeros = octets.iter().take_while(|octet| **octet == 0).count();
+    let digits = octets.get(zeros..).unwrap_or_default();
+    let sign = digits.first().is_none_or(|first| first & 0x80 != 0);
+    let length = digits.len() + usize::from(sign);
+    let mut der = vec![0x02, u8::try_from(length).unwrap_or(u8::MAX)];
+    der.extend(sign.then_some(0));
+    der.extend_from_slice(digits);
+    der
 }
 
 /// Signs with a key of a signing kind.
@@ -107,5 +194,20 @@ pub(crate) fn verifies_raw(
         (None, public) => UnparsedPublicKey::new(&ED25519, public)
             .verify(message, signature)
             .is_ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_in_der_is_the_shortest() {
+        let mut pair = [0; 64];
+        assert_eq!(der_signature(&pair), b"\x30\x06\x02\x01\x00\x02\x01\x00");
+        (pair[31], pair[32]) = (0x7F, 0x80);
+        let der = der_signature(&pair);
+        assert_eq!(der[..7], *b"\x30\x26\x02\x01\x7F\x02\x21");
+        assert_eq!((der[7], der[8], der.len()), (0, 0x80, 40));
     }
 }

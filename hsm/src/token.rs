@@ -68,6 +68,8 @@ pub enum Role {
     Custody,
     /// Token B: log and permit signatures.
     Auditor,
+    /// The key of a service's TLS end, and nothing else.
+    Tls,
 }
 
 impl Role {
@@ -76,6 +78,7 @@ impl Role {
         match self {
             Self::Custody => "custody",
             Self::Auditor => "auditor",
+            Self::Tls => "tls",
         }
     }
 }

@@ -1,7 +1,10 @@
 //! `latchkey-ceremony`: makes the tokens and their keys from one reviewed plan, or verifies the
-//! transcript of a ceremony.
+//! transcript of a ceremony; and writes requests for certificates of those keys.
 
 #![forbid(unsafe_code)]
+
+#[path = "ceremony/certificate.rs"]
+mod certificate;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,8 +17,15 @@ use hsm::ceremony::{self, Plan, Transcript};
 /// Makes the tokens and their keys from a plan and prints a signed transcript. On tokens that have
 /// keys it changes nothing and refuses if they differ from the plan.
 #[derive(Parser)]
-#[command(name = "latchkey-ceremony", version)]
+#[command(
+    name = "latchkey-ceremony",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<certificate::Command>,
     /// The plan, TOML. PINs are in the files it names, never here.
     #[arg(
         long,
@@ -35,11 +45,12 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = match (&arguments.verify, &arguments.plan) {
-        (Some(transcript), _) => verify(transcript),
-        (None, Some(plan)) => run(plan, arguments.transcript.as_deref()),
-        // clap asks for one of the two
-        (None, None) => return ExitCode::FAILURE,
+    let outcome = match (arguments.command, &arguments.verify, &arguments.plan) {
+        (Some(command), ..) => certificate::run(command),
+        (None, Some(transcript), _) => verify(transcript),
+        (None, None, Some(plan)) => run(plan, arguments.transcript.as_deref()),
+        // clap asks for one of the three
+        (None, None, None) => return ExitCode::FAILURE,
     };
     match outcome {
         Ok(text) => print(&mut std::io::stdout(), &text),

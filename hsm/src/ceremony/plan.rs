@@ -45,7 +45,8 @@ pub struct TokenPlan {
     pub pin_file: PathBuf,
     /// Labels of its keys. Left out: `kek-ek-1`, `kek-ak-1`, `kek-hs-1`, `kek-mk-1`, `transport-1`,
     /// `sign-p256-1`, `sign-p384-1`, `agree-p256-1`, `agree-p384-1`, `transcript` for custody;
-    /// `log-1`, `permit-1`, `transcript` for the auditor. A custody token that lists no `kek-hs`
+    /// `log-1`, `permit-1`, `transcript` for the auditor; `tls-1`, `transcript` for a token of one service's TLS
+    /// key. A custody token that lists no `kek-hs`
     /// serves no HLS secrets, one without `kek-mk` no master keys, one without `sign` or `agree`
     /// keys of a curve not the security suite of that curve.
     #[serde(default)]
@@ -129,6 +130,7 @@ impl TokenPlan {
                 TRANSCRIPT,
             ],
             Role::Auditor => &["log-1", "permit-1", TRANSCRIPT],
+            Role::Tls => &["tls-1", TRANSCRIPT],
         };
         let standard = || standard.iter().copied().map(str::to_owned).collect();
         self.keys.clone().unwrap_or_else(standard)

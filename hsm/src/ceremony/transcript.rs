@@ -192,7 +192,7 @@ impl TokenRecord {
         let (Some(public), Ok(octets)) = (public, octets) else {
             return false;
         };
-        let curve = (self.role == Role::Custody).then_some(Curve::P256);
+        let curve = matches!(self.role, Role::Custody | Role::Tls).then_some(Curve::P256);
         signature.token == self.label
             && signature.key == TRANSCRIPT
             && verifies_raw(curve, &public, message, &octets)

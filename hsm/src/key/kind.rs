@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     Sign(Curve),
     /// `agree-p256-N`, `agree-p384-N`: the head-end's own, for key agreement.
     Agree(Curve),
+    /// `tls-N`: a service's own, for its TLS handshakes.
+    Tls,
 }
 
 impl Kind {
@@ -38,6 +40,8 @@ impl Kind {
         match (role, stem) {
             (Role::Custody, "transcript") if label == stem => Some(Self::Transcript),
             (Role::Auditor, "transcript") if label == stem => Some(Self::Ed25519),
+            (Role::Tls, "transcript") if label == stem => Some(Self::Transcript),
+            (Role::Tls, "tls-") if numbered => Some(Self::Tls),
             (Role::Custody, stem) if numbered => match stem {
                 "kek-ek-" => Some(Self::KekEk),
                 "kek-ak-" => Some(Self::KekAk),
@@ -69,23 +73,29 @@ impl Kind {
             Self::Sign(Curve::P384) => "ECDSA P-384 key of the head-end",
             Self::Agree(Curve::P256) => "ECDH P-256 key of the head-end",
             Self::Agree(Curve::P384) => "ECDH P-384 key of the head-end",
+            Self::Tls => "ECDSA P-256 key of a TLS end",
         }
     }
 
     pub(super) fn is_secret(self) -> bool {
         match self {
             Self::KekEk | Self::KekAk | Self::KekHs | Self::KekMk | Self::Transport => true,
-            Self::Ed25519 | Self::Transcript | Self::Sign(_) | Self::Agree(_) => false,
+            Self::Ed25519 | Self::Transcript | Self::Sign(_) | Self::Agree(_) | Self::Tls => false,
         }
     }
 
     /// The curve of an elliptic-curve key; none of an Ed25519 key.
     pub(crate) fn curve(self) -> Option<Curve> {
         match self {
-            Self::Transcript => Some(Curve::P256),
+            Self::Transcript | Self::Tls => Some(Curve::P256),
             Self::Sign(curve) | Self::Agree(curve) => Some(curve),
             _ => None,
         }
+    }
+
+    /// Whether certificates are about keys of this kind.
+    pub(crate) fn is_certified(self) -> bool {
+        matches!(self, Self::Sign(_) | Self::Agree(_) | Self::Tls)
     }
 
     /// Octets of its public key as the token has it.
@@ -106,17 +116,19 @@ impl Kind {
         matches!(self, Self::KekEk | Self::KekHs | Self::KekMk)
     }
 
-    /// The one mechanism the key may be used with.
-    fn mechanism(self) -> MechanismType {
-        match self {
+    /// The mechanisms the key may be used with: one, but for keys of key agreement, which sign the request for their
+    /// own certificate (PKCS #10 knows no other proof of possession, and NIST SP 800-56A, 5.6.3.2 allows this one).
+    fn mechanisms(self) -> Vec<MechanismType> {
+        let mechanism = match self {
             Self::KekEk | Self::KekHs | Self::KekMk | Self::Transport => {
                 MechanismType::AES_KEY_WRAP
             }
             Self::KekAk => MechanismType::AES_GCM,
             Self::Ed25519 => MechanismType::EDDSA,
-            Self::Transcript | Self::Sign(_) => MechanismType::ECDSA,
-            Self::Agree(_) => MechanismType::ECDH1_DERIVE,
-        }
+            Self::Transcript | Self::Sign(_) | Self::Tls => MechanismType::ECDSA,
+            Self::Agree(_) => return vec![MechanismType::ECDH1_DERIVE, MechanismType::ECDSA],
+        };
+        vec![mechanism]
     }
 
     /// The attributes that make the key what it is: set at birth, demanded ever after.
@@ -151,13 +163,30 @@ impl Kind {
                 } else {
                     KeyType::EC
                 }),
-                Attribute::Sign(!matches!(self, Self::Agree(_))),
+                Attribute::Sign(true),
                 Attribute::Decrypt(false),
                 Attribute::Unwrap(false),
             ]);
         }
-        policy.push(Attribute::AllowedMechanisms(vec![self.mechanism()]));
+        policy.push(Attribute::AllowedMechanisms(self.mechanisms()));
         policy
+    }
+
+    /// The policies a key may have: the present one, and that of the first ceremonies, whose keys of key agreement do
+    /// nothing else and so cannot sign a request for a certificate.
+    pub(super) fn policies(self) -> Vec<Vec<Attribute>> {
+        let mut policies = vec![self.policy()];
+        if matches!(self, Self::Agree(_)) {
+            let older = |attribute| match attribute {
+                Attribute::Sign(_) => Attribute::Sign(false),
+                Attribute::AllowedMechanisms(_) => {
+                    Attribute::AllowedMechanisms(vec![MechanismType::ECDH1_DERIVE])
+                }
+                other => other,
+            };
+            policies.push(self.policy().into_iter().map(older).collect());
+        }
+        policies
     }
 
     /// What a key unwrapped by a key of this kind is, if there is one way only.
@@ -207,6 +236,9 @@ mod tests {
         }
         assert_eq!(Kind::of(Role::Auditor, "transcript"), Some(Kind::Ed25519));
         assert_eq!(Kind::of(Role::Auditor, "kek-ek-1"), None);
+        assert_eq!(Kind::of(Role::Tls, "tls-1"), Some(Kind::Tls));
+        assert_eq!(Kind::of(Role::Tls, "transcript"), Some(Kind::Transcript));
+        assert_eq!(Kind::of(Role::Custody, "tls-1"), None);
         for nonsense in [
             "",
             "1",
@@ -220,6 +252,7 @@ mod tests {
         ] {
             assert_eq!(Kind::of(Role::Custody, nonsense), None, "{nonsense}");
             assert_eq!(Kind::of(Role::Auditor, nonsense), None, "{nonsense}");
+            assert_eq!(Kind::of(Role::Tls, nonsense), None, "{nonsense}");
         }
     }
 }

@@ -35,9 +35,12 @@ pub(crate) fn run(engine: &mut Engine) -> Result<BTreeMap<String, String>, Error
             Kind::KekMk => master_keys(engine, &label),
             Kind::Sign(_) => signature(engine, &label, &found),
             Kind::Agree(curve) => agreed(engine, &found, curve),
-            Kind::KekEk | Kind::KekAk | Kind::Transport | Kind::Transcript | Kind::Ed25519 => {
-                Ok(())
-            }
+            Kind::KekEk
+            | Kind::KekAk
+            | Kind::Transport
+            | Kind::Transcript
+            | Kind::Ed25519
+            | Kind::Tls => Ok(()),
         };
         match tested {
             Ok(()) => {}

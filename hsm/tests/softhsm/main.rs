@@ -8,6 +8,7 @@
 
 mod agree;
 mod ceremony;
+mod certificate;
 mod cipher;
 mod failure;
 mod key;
