@@ -101,8 +101,15 @@ impl<'a> Entrance<'a> {
             Err(other) => return Err(other),
         };
         let could = slot.map_or_else(|| free_slot(context), Ok)?;
-        probe::ceremony_mechanisms(context, could, &token.label, token.role)?;
         let fresh = slot.is_none();
+        match probe::ceremony_mechanisms(context, could, &token.label, token.role) {
+            // Kryoptic says what a token can once there is one: it is asked again then.
+            Err(Error::Refused {
+                function: Function::GetMechanismList,
+                ..
+            }) if fresh => {}
+            asked => asked?,
+        }
         if fresh && plan.create_pins {
             secret::create_pin(&token.so_pin_file)?;
             secret::create_pin(&token.pin_file)?;
@@ -170,6 +177,7 @@ impl<'a> Room<'a> {
     fn enter(context: &Pkcs11, plan: &Plan, entrance: Entrance<'a>) -> Result<Self, Error> {
         let slot = entrance.open(context)?;
         let token = entrance.plan;
+        probe::ceremony_mechanisms(context, slot, &token.label, token.role)?;
         let mut component = entrance.component;
         let session = context.open_rw_session(slot)?;
         log_in(&session, UserType::User, &token.label, &entrance.pin)?;

@@ -39,7 +39,7 @@ mod wrap;
 #[cfg(test)]
 extern crate self as hsm;
 #[cfg(test)]
-#[path = "../tests/softhsm/lab.rs"]
+#[path = "../tests/contract/lab.rs"]
 mod lab;
 
 pub use certificate::CHAIN_MAX;

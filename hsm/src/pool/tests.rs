@@ -87,7 +87,7 @@ scenario! {
         let mine = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();
         let sealed = token.seal(&mine, [1; 12], b"", b"text").await.unwrap();
 
-        let module = crate::module::Module::load(crate::lab::MODULE.as_ref()).unwrap();
+        let module = crate::module::Module::load(lab.module()).unwrap();
         let epoch = module.enter().epoch();
         module.reinitialise(epoch).unwrap();
         module.reinitialise(epoch).unwrap();
@@ -134,7 +134,7 @@ scenario! {
                 (good, stale)
             });
         }
-        let module = crate::module::Module::load(crate::lab::MODULE.as_ref()).unwrap();
+        let module = crate::module::Module::load(lab.module()).unwrap();
         for _ in 0..40 {
             let epoch = module.enter().epoch();
             module.reinitialise(epoch).unwrap();

@@ -1,4 +1,6 @@
-//! Against a real SoftHSM. It must be installed: nothing is skipped.
+//! One contract, two software tokens: SoftHSM and Kryoptic. Both must be there: nothing is skipped.
+//!
+//! What is not alike is said at the scenario: `on Softhsm:` or `on Kryoptic:`.
 
 #![allow(
     clippy::unwrap_used,
