@@ -6,7 +6,7 @@ use std::process::Command;
 
 use hsm::{Curve, Error, Role, Subject, Token, TokenConfig};
 
-use crate::lab::{Lab, MODULE, scenario};
+use crate::lab::{Lab, scenario};
 
 const URI: &str = "spiffe://hsm.test/latchkey/custody";
 
@@ -40,8 +40,9 @@ fn good(lab: &Lab, line: &str) -> String {
 /// A token for one service's TLS key, made as any other.
 fn tls_token(lab: &Lab) {
     let plan = format!(
-        "module = \"{MODULE}\"\ncreate_pins = true\n[[token]]\nlabel = \"tls-custody\"\nrole = \"tls\"\n\
-         so_pin_file = \"tls.so\"\npin_file = \"tls.pin\"\n"
+        "module = \"{}\"\ncreate_pins = true\n[[token]]\nlabel = \"tls-custody\"\nrole = \"tls\"\n\
+         so_pin_file = \"tls.so\"\npin_file = \"tls.pin\"\n",
+        lab.module().display()
     );
     fs::write(lab.path("tls.toml"), plan).unwrap();
     let (ok, printed) = ceremony(lab, &["--plan", "tls.toml"]);
@@ -56,10 +57,22 @@ fn tls_config(lab: &Lab) -> TokenConfig {
     }
 }
 
-fn arguments<'a>(verb: &[&'a str], token: [&'a str; 2], object: &'a str) -> Vec<&'a str> {
+fn arguments<'a>(
+    lab: &Lab,
+    verb: &[&'a str],
+    token: [&'a str; 2],
+    object: &'a str,
+) -> Vec<&'a str> {
     let [token, pin] = token;
     let mut all = verb.to_vec();
-    all.extend(["--module", MODULE, "--token", token, "--pin-file", pin]);
+    all.extend([
+        "--module",
+        lab.module().to_str().unwrap(),
+        "--token",
+        token,
+        "--pin-file",
+        pin,
+    ]);
     all.extend(["--object", object]);
     all
 }
@@ -69,7 +82,7 @@ scenario! {
     async fn a_tls_key_gets_its_certificate(lab) {
         tls_token(lab);
         let token = ["tls-custody", "tls.pin"];
-        let mut csr = arguments(&["csr"], token, "tls-1");
+        let mut csr = arguments(lab, &["csr"], token, "tls-1");
         csr.extend(["--uri", URI, "--dns", "custody.test"]);
         let (ok, pem) = ceremony(lab, &csr);
         assert!(ok && pem.starts_with("-----BEGIN CERTIFICATE REQUEST-----"), "{pem}");
@@ -84,7 +97,7 @@ scenario! {
 
         // another key's certificate is refused, and nothing is changed
         let import = |file: &'static str| {
-            let mut all = arguments(&["certificate", "import"], token, "tls-1");
+            let mut all = arguments(lab, &["certificate", "import"], token, "tls-1");
             all.extend(["--file", file]);
             all
         };
@@ -97,7 +110,7 @@ scenario! {
         // again: an exchange, not a second one
         let (ok, _) = ceremony(lab, &import("chain.pem"));
         assert!(ok);
-        let (ok, shown) = ceremony(lab, &arguments(&["certificate", "show"], token, "tls-1"));
+        let (ok, shown) = ceremony(lab, &arguments(lab, &["certificate", "show"], token, "tls-1"));
         assert!(ok && shown.matches("BEGIN CERTIFICATE").count() == 2, "{shown}");
         fs::write(lab.path("shown.pem"), &shown).unwrap();
         good(lab, "verify -CAfile ca.pem shown.pem");
