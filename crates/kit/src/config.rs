@@ -127,6 +127,50 @@ fn default_timeout_ms() -> u64 {
     10_000
 }
 
+/// How to reach another service that may run as several processes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replicas {
+    /// Its address, such as `https://127.0.0.1:7401`, where it is one process. This or `endpoints`.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// The addresses of all its processes, 1..16, each once.
+    #[serde(default)]
+    pub endpoints: Vec<String>,
+    /// The name the certificate of each must hold.
+    pub peer: PeerName,
+    /// Longest wait for an answer where the caller set no deadline, in milliseconds. Default 10,000.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+}
+
+/// Most processes of one service.
+const REPLICAS_MAX: usize = 16;
+
+impl Replicas {
+    /// How to reach each of them.
+    ///
+    /// # Errors
+    /// If there is none, more than 16, or one is named twice.
+    pub fn clients(&self) -> Result<Vec<Client>, ConfigError> {
+        let named: Vec<&String> = self.endpoint.iter().chain(&self.endpoints).collect();
+        let distinct: std::collections::BTreeSet<_> = named.iter().collect();
+        if !(1..=REPLICAS_MAX).contains(&named.len()) || distinct.len() < named.len() {
+            return Err(ConfigError::msg(format!(
+                "endpoint and endpoints must name 1..{REPLICAS_MAX} addresses, each once"
+            )));
+        }
+        Ok(named
+            .into_iter()
+            .map(|endpoint| Client {
+                endpoint: endpoint.clone(),
+                peer: self.peer.clone(),
+                timeout_ms: self.timeout_ms,
+            })
+            .collect())
+    }
+}
+
 /// Where a service keeps its rows.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -25,6 +25,7 @@ pub mod tls;
 mod crash;
 mod edge;
 mod peer;
+mod replicas;
 mod run;
 mod server;
 mod shutdown;
@@ -37,6 +38,7 @@ pub use crate::{
     client::Channel,
     crash::crash_point,
     peer::{PeerName, PeerNameError, peer},
+    replicas::{Replica, Replicas},
     run::{ServiceConfig, run},
     server::{Health, Listener, Server},
     shutdown::{Shutdown, ShutdownTrigger, shutdown},

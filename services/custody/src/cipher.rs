@@ -87,23 +87,6 @@ impl Custody {
         })
     }
 
-    /// The next counter of the context's block, or of a new block.
-    pub(crate) async fn next_counter(
-        &self,
-        context: &Context,
-        state: &mut State,
-    ) -> Result<u32, Error> {
-        loop {
-            if let Some(counter) = state.counters.next() {
-                return Ok(counter);
-            }
-            state.counters = self
-                .store
-                .reserve_counters(&context.permit.meter_id, self.counter_block)
-                .await?;
-        }
-    }
-
     /// Counts the commands that are limited, all or none.
     async fn count_uses(
         &self,
@@ -135,7 +118,12 @@ impl Custody {
         let mut entry = trail::under_permit(EntryKind::KeyUse, &context.permit, &asked, detail);
         entry.invocation_counter = counter;
         self.store
-            .count_uses(&context.permit.permit_id, &uses, &entry)
+            .count_uses(
+                &context.permit.permit_id,
+                (&context.permit.meter_id, context.fence),
+                &uses,
+                &entry,
+            )
             .await
             .inspect_err(|error| {
                 if matches!(error, Error::CommandSpent { .. }) {

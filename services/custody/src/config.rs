@@ -8,6 +8,8 @@ use kit::{
 };
 use serde::Deserialize;
 
+use crate::{counters::Policy, store::COUNTER_END};
+
 /// Custody's configuration file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,9 +50,17 @@ pub struct Config {
     /// The same of `sign-p384-1`, for meters of suite 2.
     #[serde(default)]
     pub client_certificate_suite2_file: Option<PathBuf>,
-    /// Invocation counters reserved at one time, 1..4096. Default 32. A crash leaves a gap of at most this many.
+    /// Fewest invocation counters reserved at one time, 1..4096. Default 16. Blocks that are used up quickly double.
     #[serde(default = "default_counter_block")]
     pub counter_block: u32,
+    /// Most invocation counters reserved at one time, `counter_block`..65536. Default 1024. A crash leaves a gap of at
+    /// most this many in the counters of a meter.
+    #[serde(default = "default_counter_block_max")]
+    pub counter_block_max: u32,
+    /// The invocation counter from which on the trail, a metric and `MeterKeys` warn that a meter needs a new encryption
+    /// key, 1..4278190080 (where custody refuses). Default 4026531840, 2^32 - 2^28.
+    #[serde(default = "default_counter_warning")]
+    pub counter_warning: u32,
     /// Seconds by which the clocks of custody and auditor may differ, at most 300. Default 5.
     #[serde(default = "default_clock_skew_seconds")]
     pub clock_skew_seconds: u64,
@@ -63,7 +73,13 @@ pub struct Config {
 }
 
 fn default_counter_block() -> u32 {
-    32
+    16
+}
+fn default_counter_block_max() -> u32 {
+    1024
+}
+fn default_counter_warning() -> u32 {
+    0xF000_0000
 }
 fn default_clock_skew_seconds() -> u64 {
     5
@@ -76,6 +92,14 @@ fn default_unwrapped_keys_max() -> usize {
 }
 
 impl Config {
+    pub(crate) fn counters(&self) -> Policy {
+        Policy {
+            block_min: self.counter_block,
+            block_max: self.counter_block_max,
+            warning: self.counter_warning,
+        }
+    }
+
     pub(crate) fn clock_skew(&self) -> Duration {
         Duration::from_secs(self.clock_skew_seconds)
     }
@@ -101,6 +125,16 @@ impl ServiceConfig for Config {
                 "counter_block",
                 !(1..=4096).contains(&self.counter_block),
                 "must be 1..4096",
+            ),
+            (
+                "counter_block_max",
+                !(self.counter_block..=65_536).contains(&self.counter_block_max),
+                "must be counter_block..65536",
+            ),
+            (
+                "counter_warning",
+                !(1..=COUNTER_END).contains(&self.counter_warning),
+                "must be 1..4278190080",
             ),
             (
                 "clock_skew_seconds",

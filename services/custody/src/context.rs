@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -13,8 +12,8 @@ use kit::PeerName;
 use latchkey_proto::audit::v1::Permit;
 
 use crate::{
-    error::Error, keyring::MeterKeys, outstanding::Outstanding, permit::Allowed, terms::Terms,
-    transfer::Transfer,
+    counters::Supply, error::Error, keyring::MeterKeys, outstanding::Outstanding, permit::Allowed,
+    store::CounterOf, terms::Terms, transfer::Transfer,
 };
 
 /// Where an association stands. Nothing but the next step is ciphered.
@@ -77,6 +76,11 @@ pub(crate) struct Context {
     pub(crate) challenge: Vec<u8>,
     /// The last counter taken from the meter before this context.
     pub(crate) received_before: Option<u32>,
+    /// Its place among the contexts of its meter in all replicas: once the meter's fence is higher, it has ended. None
+    /// for one that ends no others.
+    pub(crate) fence: Option<i64>,
+    /// Of which key its counters are.
+    pub(crate) counter_of: CounterOf,
     pub(crate) state: tokio::sync::Mutex<State>,
 }
 
@@ -84,13 +88,6 @@ impl Context {
     /// The keys of a ciphered context.
     pub(crate) fn ciphering(&self) -> Option<&MeterKeys> {
         self.keys.as_ref().filter(|_| self.terms.is_ciphered())
-    }
-
-    /// Whether it ends the others of its meter. A ciphered one has the higher block of counters: a request ciphered in
-    /// an older one would come too late, with a counter the meter has passed. Of two with HLS, one could answer the
-    /// challenge of the other.
-    fn is_exclusive(&self) -> bool {
-        self.terms.is_ciphered() || self.terms.mechanism.is_high_level()
     }
 }
 
@@ -100,7 +97,7 @@ pub(crate) struct State {
     /// An association that the meter still held was released, and this one begun again.
     pub(crate) again: bool,
     /// Invocation counters of the global key that are reserved and unused.
-    pub(crate) counters: Range<u32>,
+    pub(crate) counters: Supply,
     /// Those taken from the meter, under the global key.
     pub(crate) received: ReplayWindow,
     /// From the AARQ on, in a context with one.
@@ -172,15 +169,18 @@ impl Contexts {
         }
     }
 
-    /// Adds a context. A new exclusive one ends the others of its meter.
-    pub(crate) fn insert(&self, context: Context, now: SystemTime) {
+    /// Adds a context. A new exclusive one ends the others of its meter; an error if one that began later is here already.
+    pub(crate) fn insert(&self, context: Context, now: SystemTime) -> Result<(), Error> {
         let mut table = self.table();
         table.tick += 1;
-        let fences = context.is_exclusive();
+        let of_meter = |held: &Held| held.context.permit.meter_id == context.permit.meter_id;
+        let later = |held: &Held| held.context.fence > context.fence;
+        if context.fence.is_some() && table.held.values().any(|it| of_meter(it) && later(it)) {
+            return Err(Error::ContextFenced);
+        }
         table.held.retain(|_, held| {
-            let other = &held.context;
-            let same_meter = other.permit.meter_id == context.permit.meter_id;
-            now < other.ends && !(fences && same_meter && other.is_exclusive())
+            let fenced = context.fence.is_some() && held.context.fence.is_some();
+            now < held.context.ends && !(fenced && of_meter(held))
         });
         if table.held.len() >= self.max {
             let idle = table
@@ -201,6 +201,7 @@ impl Contexts {
             context: Arc::new(context),
         };
         table.held.insert(held.context.id.clone(), held);
+        Ok(())
     }
 
     /// A context, for the peer that opened it, until its permit ends.
@@ -273,9 +274,11 @@ mod tests {
             keys: None,
             challenge: Vec::new(),
             received_before: None,
+            fence: None,
+            counter_of: CounterOf::InUse,
             state: tokio::sync::Mutex::new(State {
                 stage: Stage::Open,
-                counters: 0..0,
+                counters: Supply::default(),
                 received: ReplayWindow::new(1),
                 dedicated: None,
                 transactions: Vec::new(),
@@ -289,7 +292,7 @@ mod tests {
     #[test]
     fn contexts_end_with_their_permit_and_belong_to_their_peer() {
         let contexts = Contexts::new(8);
-        contexts.insert(plain("a", 10), now());
+        contexts.insert(plain("a", 10), now()).unwrap();
         let get = |peer: &PeerName, seconds| {
             contexts
                 .get("a", peer, now() + Duration::from_secs(seconds))
@@ -315,30 +318,36 @@ mod tests {
     fn of_two_with_hls_the_newer_stays() {
         let contexts = Contexts::new(8);
         let there = |id: &str| contexts.get(id, &peer("association"), now()).is_ok();
-        let hls = |id, meter_id: &str| {
+        let hls = |id, meter_id: &str, fence| {
             let mut context = plain(id, 10);
             context.terms.mechanism = dlms::Mechanism::HlsSha1;
             context.permit.meter_id = meter_id.to_owned();
+            context.fence = Some(fence);
             context
         };
-        contexts.insert(plain("public", 10), now());
-        contexts.insert(hls("a", ""), now());
-        contexts.insert(hls("other", "m2"), now());
+        contexts.insert(plain("public", 10), now()).unwrap();
+        contexts.insert(hls("a", "", 2), now()).unwrap();
+        contexts.insert(hls("other", "m2", 1), now()).unwrap();
         assert!(there("a"));
-        contexts.insert(hls("b", ""), now());
+        contexts.insert(hls("b", "", 3), now()).unwrap();
         assert!(!there("a") && there("b") && there("other") && there("public"));
+        let late = contexts.insert(hls("a", "", 2), now());
+        assert!(matches!(late, Err(Error::ContextFenced)));
+        assert!(there("b"), "one that began earlier ends nothing");
     }
 
     #[test]
     fn there_are_never_more_than_configured() {
         let contexts = Contexts::new(2);
         let there = |id: &str| contexts.get(id, &peer("association"), now()).is_ok();
-        contexts.insert(plain("a", 10), now());
-        contexts.insert(plain("b", 10), now());
+        contexts.insert(plain("a", 10), now()).unwrap();
+        contexts.insert(plain("b", 10), now()).unwrap();
         assert!(there("a"), "a is used, b is idle");
-        contexts.insert(plain("c", 10), now());
+        contexts.insert(plain("c", 10), now()).unwrap();
         assert!(there("a") && !there("b") && there("c"));
-        contexts.insert(plain("d", 99), now() + Duration::from_secs(10));
+        contexts
+            .insert(plain("d", 99), now() + Duration::from_secs(10))
+            .unwrap();
         assert!(
             there("d") && !there("a") && !there("c"),
             "what has ended makes room first"

@@ -14,12 +14,13 @@ use crate::{
     challenge,
     client::Certificates,
     context::{Context, Contexts, Stage, State},
+    counters::{Beginning, Policy, Supply},
     error::Error,
     keyring::{Keyring, MeterKeys},
     outstanding::Outstanding,
     permit::{Gate, Verified},
     seal::Kind,
-    store::{KeyRow, Store},
+    store::{CounterOf, KeyRow, Store},
     terms::{Leave, Terms},
     trail::{self, Reporter},
 };
@@ -33,7 +34,7 @@ pub(crate) struct Custody {
     pub(crate) gate: Arc<Gate>,
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) reporter: Reporter,
-    pub(crate) counter_block: u32,
+    pub(crate) counters: Policy,
     pub(crate) lab_import: bool,
     pub(crate) leave: Leave,
 }
@@ -80,18 +81,25 @@ impl Custody {
         let opened = self.opened(&terms, row.as_ref()).await?;
         self.count_association(peer, &wanted, &verified.permit, public)
             .await?;
-        let counters = if terms.is_ciphered() {
-            self.store
-                .reserve_counters(&wanted.meter_id, self.counter_block)
-                .await?
-        } else {
-            0..0
+        let counter_of = CounterOf::InUse;
+        let Beginning {
+            fence,
+            received_before,
+            supply,
+        } = match &row {
+            Some(row) if terms.is_exclusive() => {
+                self.begin(row, counter_of, terms.is_ciphered()).await?
+            }
+            _ => Beginning {
+                fence: None,
+                received_before: row.as_ref().and_then(|row| row.last_received),
+                supply: Supply::default(),
+            },
         };
         let encryption_alone = row.as_ref().is_some_and(KeyRow::names_encryption_alone);
-        let received_before = row.and_then(|row| row.last_received);
         let state = State {
             stage: first_stage(&terms),
-            counters,
+            counters: supply,
             received: window(&terms, received_before),
             dedicated: None,
             transactions: Vec::new(),
@@ -120,9 +128,11 @@ impl Custody {
                 Vec::new()
             },
             received_before,
+            fence,
+            counter_of,
             state: Mutex::new(state),
         };
-        self.contexts.insert(context, now);
+        self.contexts.insert(context, now)?;
         Ok(opened)
     }
 
@@ -234,10 +244,18 @@ impl Custody {
         match state.received.highest() {
             Some(last) if proven => self
                 .store
-                .raise_received(&context.permit.meter_id, last)
+                // No fence: what is proven may rise, even if a later context has begun.
+                .raise_received(&context.permit.meter_id, None, last)
                 .await
                 .map(drop),
             _ => Ok(()),
+        }
+    }
+
+    /// Forgets a context that a later one has ended, when that shows.
+    pub(crate) fn fenced(&self, peer: &PeerName, id: &str, error: &Error) {
+        if matches!(error, Error::ContextFenced) {
+            drop(self.contexts.remove(id, peer));
         }
     }
 

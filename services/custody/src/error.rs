@@ -111,6 +111,9 @@ pub enum Error {
     /// There is no such context, or it belongs to another peer.
     #[error("the cipher context is unknown or has ended")]
     ContextUnknown,
+    /// A later context of the same meter has ended this one.
+    #[error("a later association with the meter has ended this cipher context")]
+    ContextFenced,
     /// The step does not come at this point of an association.
     #[error("not at this point of the association: {why}")]
     OutOfOrder {
@@ -184,7 +187,7 @@ impl Fault for Error {
     fn code(&self) -> Code {
         match self {
             Self::Request(_) | Self::WrappedKeyInvalid { .. } => Code::InvalidArgument,
-            Self::KeysUnknown { .. } | Self::ContextUnknown => Code::NotFound,
+            Self::KeysUnknown { .. } | Self::ContextUnknown | Self::ContextFenced => Code::NotFound,
             Self::KeysExist { .. } | Self::KeyInUse { .. } => Code::AlreadyExists,
             Self::LabImportOff
             | Self::CountersExhausted { .. }
@@ -231,6 +234,7 @@ impl Fault for Error {
             Self::ApduForbidden { .. } => "APDU_FORBIDDEN",
             Self::AssociationRefused { .. } => "ASSOCIATION_REFUSED",
             Self::ContextUnknown => "CONTEXT_UNKNOWN",
+            Self::ContextFenced => "CONTEXT_FENCED",
             Self::OutOfOrder { .. } => "OUT_OF_ORDER",
             Self::ResponseRefused { .. } => "RESPONSE_REFUSED",
             Self::CiphertextInvalid { .. } => "CIPHERTEXT_INVALID",
@@ -300,6 +304,9 @@ fn mend(error: &Error) -> Option<&'static str> {
             "correct the meter's mechanism and protection in the directory"
         }
         Error::ContextUnknown => "open a new cipher context",
+        Error::ContextFenced => {
+            "use the context that was opened last; one association at a time is had with a meter"
+        }
         Error::OutOfOrder { .. } => {
             "follow the order AARQ, HLS, commands, RLRQ; else open a new cipher context"
         }

@@ -24,6 +24,7 @@ mod cipher;
 mod client;
 mod config;
 mod context;
+mod counters;
 mod crash;
 mod custody;
 mod error;
@@ -89,7 +90,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         gate: Arc::new(gate),
         certificates: Arc::new(certificates),
         reporter,
-        counter_block: config.counter_block,
+        counters: config.counters(),
         lab_import: config.lab_import,
         leave: Leave {
             legacy_hls: config.allow_legacy_hls,

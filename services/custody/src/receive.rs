@@ -114,7 +114,7 @@ impl Custody {
             if counted
                 && !self
                     .store
-                    .raise_received(&context.permit.meter_id, counter)
+                    .raise_received(&context.permit.meter_id, context.fence, counter)
                     .await?
             {
                 return Err(OLD_COUNTER);
@@ -128,7 +128,7 @@ impl Custody {
         {
             // HLS has proven the meter alive, so it is its true counter.
             self.store
-                .raise_received(&context.permit.meter_id, counter)
+                .raise_received(&context.permit.meter_id, context.fence, counter)
                 .await?;
         }
         Ok(())
@@ -221,6 +221,10 @@ impl Custody {
             self.refused(&context.permit, &[], &error);
             return Err(error);
         }
+        // An older context must not answer the challenge of a newer one, wherever that is.
+        self.store
+            .check_fence(&context.permit.meter_id, context.fence)
+            .await?;
         let counter = match terms.mechanism {
             // One of its own: token and APDU are two GCM calls, and no two share a nonce (P4).
             Mechanism::HlsGmac => self.next_counter(&context, &mut state).await?,
@@ -279,8 +283,13 @@ impl Custody {
             self.refused(&context.permit, &[], &Error::AnswerWrong);
             return Err(Error::AnswerWrong);
         };
-        if let Some(received) = believed(&context, &state, proof) {
-            self.believe(&context, received).await?;
+        // A newer context, wherever it is, may have answered our challenge (HLS 3 and 4): then this one has ended.
+        match believed(&context, &state, proof) {
+            Some(received) => self.believe(&context, received).await?,
+            None => {
+                let meter_id = &context.permit.meter_id;
+                self.store.check_fence(meter_id, context.fence).await?;
+            }
         }
         state.stage = Stage::Open;
         Ok(())
@@ -300,7 +309,12 @@ impl Custody {
                 trail::under_permit(EntryKind::KeyUse, &context.permit, &[], detail)
             });
         self.store
-            .set_received(&context.permit.meter_id, received, entry.as_ref())
+            .set_received(
+                &context.permit.meter_id,
+                context.fence,
+                received,
+                entry.as_ref(),
+            )
             .await?;
         self.reporter.stored();
         Ok(())

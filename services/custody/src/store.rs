@@ -12,6 +12,7 @@ mod permits;
 use kit::sql::{Migration, Pool};
 
 pub(crate) use self::{
+    counters::{COUNTER_END, CounterOf, Reservation},
     keys::{Generations, KeyRow},
     outbox::Pending,
     permits::Use,

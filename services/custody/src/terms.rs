@@ -149,6 +149,13 @@ impl Terms {
         format!("{how}, mechanism {}", self.mechanism.id())
     }
 
+    /// Whether a context with them ends the others of its meter. A ciphered one has the higher block of counters: a
+    /// request ciphered in an older one would come too late, with a counter the meter has passed. Of two with HLS, one
+    /// could answer the challenge of the other.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.is_ciphered() || self.mechanism.is_high_level()
+    }
+
     /// Whether they may be had with this meter, and if so, whether it is the public client's association.
     pub(crate) fn check(
         &self,

@@ -48,8 +48,10 @@ impl CipherService for Custody {
         let peer = kit::peer(&request);
         let asked = request.into_inner();
         in_context(&asked.context_id, "apdu", &asked.apdu, 1..=APDU_MAX)?;
-        let (apdu, invocation_counter) =
-            self.protect(&peer, &asked.context_id, &asked.apdu).await?;
+        let (apdu, invocation_counter) = self
+            .protect(&peer, &asked.context_id, &asked.apdu)
+            .await
+            .inspect_err(|error| self.fenced(&peer, &asked.context_id, error))?;
         Ok(Response::new(ProtectResponse {
             apdu,
             invocation_counter,
@@ -65,7 +67,8 @@ impl CipherService for Custody {
         in_context(&asked.context_id, "apdu", &asked.apdu, 1..=APDU_MAX)?;
         let apdu = self
             .unprotect(&peer, &asked.context_id, &asked.apdu)
-            .await?;
+            .await
+            .inspect_err(|error| self.fenced(&peer, &asked.context_id, error))?;
         Ok(Response::new(UnprotectResponse { apdu }))
     }
 
@@ -84,7 +87,8 @@ impl CipherService for Custody {
         let (challenge, title) = (&asked.server_challenge, &asked.server_system_title);
         let token = self
             .answer_challenge(&peer, &asked.context_id, challenge, title)
-            .await?;
+            .await
+            .inspect_err(|error| self.fenced(&peer, &asked.context_id, error))?;
         Ok(Response::new(AnswerChallengeResponse { token }))
     }
 
@@ -96,7 +100,8 @@ impl CipherService for Custody {
         let asked = request.into_inner();
         in_context(&asked.context_id, "token", &asked.token, 1..=TOKEN_MAX)?;
         self.verify_answer(&peer, &asked.context_id, &asked.token)
-            .await?;
+            .await
+            .inspect_err(|error| self.fenced(&peer, &asked.context_id, error))?;
         Ok(Response::new(VerifyAnswerResponse {}))
     }
 

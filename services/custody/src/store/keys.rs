@@ -5,7 +5,7 @@ use kit::crash_point;
 use latchkey_proto::audit::v1::Entry;
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
-use super::{Store, counter, outbox::enqueue};
+use super::{Store, counter, counters::received, outbox::enqueue};
 use crate::{crash, error::Error};
 
 /// The columns of [`KeyRow`], in the order of [`key_row`].
@@ -15,7 +15,7 @@ macro_rules! key_columns {
          sealed_password, check_value, source, next_counter, last_received, create_us, security_suite, mechanisms, \
          wrapped_hls_secret, sealed_hls_secret, wrapped_master_key, server_signing_key, server_agreement_key, row_seal, \
          policies, kek_generation, ek_generation, ak_generation, mk_generation, bk_generation, wrapped_broadcast_key, \
-         row_version, rotation_id, fence"
+         row_version, rotation_id, fence, counter_block, reserve_us"
     };
 }
 
@@ -65,6 +65,10 @@ pub(crate) struct KeyRow {
     pub(crate) rotation_id: Option<String>,
     /// Rises with every context that ends the others of the meter, in whichever replica.
     pub(crate) fence: i64,
+    /// How many counters were reserved last; 0 for never.
+    pub(crate) counter_block: u32,
+    /// When; 0 for never.
+    pub(crate) reserve_us: i64,
 }
 
 /// Generations count from 1, per meter and kind of key.
@@ -104,7 +108,7 @@ impl Store {
             "INSERT INTO meter_keys (",
             key_columns!(),
             ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
-             $22, $23, $24, $25, $26, 1, NULL, 0) ON CONFLICT DO NOTHING"
+             $22, $23, $24, $25, $26, 1, NULL, 0, 0, 0) ON CONFLICT DO NOTHING"
         ))
         .bind(row.meter_id.as_str())
         .bind(row.client_system_title.as_slice())
@@ -192,7 +196,6 @@ impl Store {
 }
 
 fn key_row(row: &AnyRow) -> Result<KeyRow, Error> {
-    let last: i64 = row.try_get("last_received")?;
     Ok(KeyRow {
         meter_id: row.try_get("meter_id")?,
         client_system_title: row.try_get("client_system_title")?,
@@ -203,11 +206,7 @@ fn key_row(row: &AnyRow) -> Result<KeyRow, Error> {
         check_value: row.try_get("check_value")?,
         source: row.try_get("source")?,
         next_counter: counter(row.try_get("next_counter")?, "next_counter")?,
-        last_received: if last < 0 {
-            None
-        } else {
-            Some(counter(last, "last_received")?)
-        },
+        last_received: received(row.try_get("last_received")?)?,
         create_us: row.try_get("create_us")?,
         suite: u8::try_from(row.try_get::<i64, _>("security_suite")?)
             .ok()
@@ -239,6 +238,8 @@ fn key_row(row: &AnyRow) -> Result<KeyRow, Error> {
         row_version: row.try_get("row_version")?,
         rotation_id: row.try_get("rotation_id")?,
         fence: row.try_get("fence")?,
+        counter_block: counter(row.try_get("counter_block")?, "counter_block")?,
+        reserve_us: row.try_get("reserve_us")?,
     })
 }
 

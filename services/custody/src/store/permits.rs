@@ -69,18 +69,21 @@ impl Store {
     }
 
     /// Counts uses of commands, for ever, all or none, with the entry that reports them. Each comes with how often its
-    /// command may be used; refused when that many are counted.
+    /// command may be used; refused when that many are counted, and when a later context has ended the one behind
+    /// this fence.
     pub(crate) async fn count_uses(
         &self,
         permit_id: &str,
+        (meter_id, fence): (&str, Option<i64>),
         uses: &[(Use, u32)],
         entry: &Entry,
     ) -> Result<(), Error> {
         crash_point(crash::BEFORE_COUNT_USE);
         let mut tx = self.pool.begin().await?;
         for (used, max) in uses {
-            if !count_use(&mut tx, permit_id, used, *max).await? {
+            if !count_use(&mut tx, permit_id, (meter_id, fence), used, *max).await? {
                 tx.rollback().await?;
+                self.check_fence(meter_id, fence).await?;
                 return Err(Error::CommandSpent { max: *max });
             }
         }
@@ -121,6 +124,7 @@ impl Store {
 async fn count_use(
     tx: &mut Transaction<'_, Any>,
     permit_id: &str,
+    (meter_id, fence): (&str, Option<i64>),
     used: &Use,
     max: u32,
 ) -> Result<bool, Error> {
@@ -128,13 +132,15 @@ async fn count_use(
     let counted = sqlx::query(
         "INSERT INTO permit_uses (permit_id, command_index, use_number, invocation_counter, use_us) \
          SELECT $1, $2, COUNT(*) + 1, $3, $4 FROM permit_uses \
-         WHERE permit_id = $1 AND command_index = $2 HAVING COUNT(*) < $5",
+         WHERE permit_id = $1 AND command_index = $2 HAVING COUNT(*) < $5 AND ($6 < 0 OR EXISTS (SELECT 1 FROM meter_keys WHERE meter_id = $7 AND fence = $6))",
     )
     .bind(permit_id)
     .bind(i64::from(used.command_index))
     .bind(i64::from(used.invocation_counter))
     .bind(used.use_us)
     .bind(i64::from(max))
+    .bind(fence.unwrap_or(-1))
+    .bind(meter_id)
     .execute(&mut **tx)
     .await;
     match counted {

@@ -5,7 +5,9 @@ use futures::future::join_all;
 use kit::{config::Database, status::Fault as _};
 use latchkey_proto::audit::v1::Entry;
 
-use super::{counters::COUNTER_END, *};
+use super::*;
+
+mod counters;
 
 const METER: &str = "meter-0001";
 const PERMIT: &str = "018f3c5e-7b1a-7c3d-9e4f-5a6b7c8d9e0f";
@@ -36,6 +38,16 @@ fn row(meter_id: &str, next_counter: u32) -> KeyRow {
         next_counter,
         create_us: 7,
         ..KeyRow::default()
+    }
+}
+
+/// So many counters of the key in use.
+fn block(size: u32) -> Reservation<'static> {
+    Reservation {
+        meter_id: METER,
+        of: CounterOf::InUse,
+        size,
+        warning: COUNTER_END,
     }
 }
 
@@ -71,7 +83,7 @@ async fn keys_are_stored_once_with_their_entry() -> Result<(), Error> {
         ),
         (1, None, 0)
     );
-    store.set_received(METER, 42, None).await?;
+    store.set_received(METER, None, 42, None).await?;
     assert_eq!(store.keys(METER).await?.unwrap().last_received, Some(42));
     assert!(store.keys("meter-0002").await?.is_none());
     Ok(())
@@ -103,21 +115,6 @@ async fn one_key_is_of_one_meter() -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn a_late_answer_does_not_lower_the_counter() -> Result<(), Error> {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
-    store.insert_keys(&row(METER, 1), &Entry::default()).await?;
-    for (last, raised, held) in [(7, true, 7), (7, false, 7), (5, false, 7), (9, true, 9)] {
-        assert_eq!(store.raise_received(METER, last).await?, raised, "{last}");
-        assert_eq!(store.keys(METER).await?.unwrap().last_received, Some(held));
-    }
-    // One that HLS has proven alive may have lost its counter.
-    store.set_received(METER, 3, None).await?;
-    assert_eq!(store.keys(METER).await?.unwrap().last_received, Some(3));
-    Ok(())
-}
-
-#[tokio::test]
 async fn pages_are_in_order() -> Result<(), Error> {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
@@ -127,62 +124,6 @@ async fn pages_are_in_order() -> Result<(), Error> {
     let ids = |rows: Vec<KeyRow>| rows.into_iter().map(|row| row.meter_id).collect::<Vec<_>>();
     assert_eq!(ids(store.list_keys("", 2).await?), ["a", "b"]);
     assert_eq!(ids(store.list_keys("b", 2).await?), ["c"]);
-    Ok(())
-}
-
-#[tokio::test]
-async fn no_counter_is_reserved_twice() -> Result<(), Error> {
-    let dir = tempfile::tempdir().unwrap();
-    let mut seen = HashSet::new();
-    let mut highest = 0;
-    // Each turn is a process that dies with most of its blocks unused.
-    for _ in 0..5 {
-        let store = open(dir.path()).await;
-        store.insert_keys(&row(METER, 1), &Entry::default()).await?;
-        let blocks = join_all((0..20).map(|_| store.reserve_counters(METER, 32))).await;
-        for block in blocks {
-            let block = block?;
-            assert_eq!(block.len(), 32);
-            assert!(block.start > highest, "a reopened store goes on above");
-            assert!(
-                block.clone().all(|counter| seen.insert(counter)),
-                "{block:?} was reserved before"
-            );
-        }
-        highest = seen.iter().copied().max().unwrap_or(0);
-        store.pool.close().await;
-    }
-    assert_eq!(seen.len(), 5 * 20 * 32);
-    assert_eq!(seen.iter().min(), Some(&1));
-    Ok(())
-}
-
-#[tokio::test]
-async fn counters_end_before_they_wrap() -> Result<(), Error> {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
-    store
-        .insert_keys(&row(METER, COUNTER_END - 40), &Entry::default())
-        .await?;
-    assert_eq!(
-        store.reserve_counters(METER, 32).await?,
-        COUNTER_END - 40..COUNTER_END - 8
-    );
-    let error = store.reserve_counters(METER, 32).await.unwrap_err();
-    assert_eq!(error.reason(), "INVOCATION_COUNTER_EXHAUSTED");
-    assert_eq!(
-        store
-            .reserve_counters("nobody", 32)
-            .await
-            .unwrap_err()
-            .reason(),
-        "KEYS_UNKNOWN"
-    );
-    assert_eq!(
-        store.keys(METER).await?.unwrap().next_counter,
-        COUNTER_END - 8,
-        "a refusal takes nothing"
-    );
     Ok(())
 }
 
@@ -227,7 +168,12 @@ async fn a_command_is_counted_for_ever() -> Result<(), Error> {
     let entry = Entry::default();
     let tries = (100..108).map(async |counter| {
         let counted = store
-            .count_uses(PERMIT, &[(used(counter, counter.into()), 1)], &entry)
+            .count_uses(
+                PERMIT,
+                (METER, None),
+                &[(used(counter, counter.into()), 1)],
+                &entry,
+            )
             .await;
         counted.ok().map(|()| counter)
     });
@@ -236,7 +182,7 @@ async fn a_command_is_counted_for_ever() -> Result<(), Error> {
     store.pool.close().await;
     let store = open(dir.path()).await;
     let error = store
-        .count_uses(PERMIT, &[(used(200, 9), 1)], &entry)
+        .count_uses(PERMIT, (METER, None), &[(used(200, 9), 1)], &entry)
         .await
         .unwrap_err();
     assert_eq!(error.reason(), "PERMIT_USES_SPENT");
@@ -260,7 +206,9 @@ async fn uses_come_in_the_order_of_ciphering() -> Result<(), Error> {
         },
         used(9, 30),
     ] {
-        store.count_uses(PERMIT, &[(used, 2)], &entry).await?;
+        store
+            .count_uses(PERMIT, (METER, None), &[(used, 2)], &entry)
+            .await?;
     }
     let (uses, _) = store.permit_use(PERMIT).await?;
     let order: Vec<_> = uses
@@ -282,19 +230,29 @@ async fn uses_of_a_list_are_counted_all_or_none() -> Result<(), Error> {
         ..used(100, use_us)
     };
     let both = [(of(0, 1), 1), (of(1, 1), 2)];
-    store.count_uses(PERMIT, &both, &entry).await?;
+    store
+        .count_uses(PERMIT, (METER, None), &both, &entry)
+        .await?;
     // The first may be used again, the second may not: neither is counted, and nothing is reported.
     let both = [(of(1, 2), 2), (of(0, 2), 1)];
-    let error = store.count_uses(PERMIT, &both, &entry).await.unwrap_err();
+    let error = store
+        .count_uses(PERMIT, (METER, None), &both, &entry)
+        .await
+        .unwrap_err();
     assert_eq!(error.reason(), "PERMIT_USES_SPENT");
     assert_eq!(store.permit_use(PERMIT).await?.0.len(), 2);
     assert_eq!(store.pending("", 10).await?.len(), 1);
     // The same command twice in one list is two uses.
     let twice = [(of(1, 3), 2), (of(1, 3), 2)];
-    let error = store.count_uses(PERMIT, &twice, &entry).await.unwrap_err();
+    let error = store
+        .count_uses(PERMIT, (METER, None), &twice, &entry)
+        .await
+        .unwrap_err();
     assert_eq!(error.reason(), "PERMIT_USES_SPENT");
     let twice = [(of(2, 3), 2), (of(2, 3), 2)];
-    store.count_uses(PERMIT, &twice, &entry).await?;
+    store
+        .count_uses(PERMIT, (METER, None), &twice, &entry)
+        .await?;
     assert_eq!(store.permit_use(PERMIT).await?.0.len(), 4);
     Ok(())
 }
@@ -379,7 +337,7 @@ async fn a_row_changes_from_what_it_was_read_as_or_not_at_all() -> Result<(), Er
     let store = open(dir.path()).await;
     store.insert_keys(&row(METER, 7), &Entry::default()).await?;
     let read = store.keys(METER).await?.unwrap();
-    store.reserve_counters(METER, 32).await?;
+    store.begin_context(METER, Some(block(32))).await?;
     let change = |policies| KeyRow {
         policies,
         wrapped_encryption_key: vec![policies; 24],
