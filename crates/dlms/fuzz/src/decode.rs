@@ -14,8 +14,8 @@ use dlms::{
 use super::input::Input;
 use super::memory::measure;
 
-/// Octets that may be held for each octet of input: an octet becomes up to four values of 32 (compact arrays), in a
-/// vector that doubles, and typed views copy what they read before it is encoded and read again.
+/// Octets that may be held for each octet of input: an octet becomes up to two values of 32 (compact arrays), in a
+/// vector that grows, and typed views copy what they read before it is encoded and read again.
 const PER_OCTET: usize = 1024;
 /// And at all events: texts of errors, the two blocks of a transfer.
 const FIXED: usize = 4096;

@@ -25,7 +25,7 @@ const ON_THE_WIRE: usize = 64;
 const MERGED: usize = 4096;
 /// Rounds in which an interaction that nobody disturbs any more must come to rest.
 const ROUNDS: usize = 20_000;
-/// A value of one octet becomes one of 32, in a vector that doubles: octets at once for each octet that has come.
+/// Octets at once for each octet that has come: one is at most two values of 32 (compact arrays).
 const PER_OCTET: usize = 64;
 
 /// Which of the two is looked at.

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::decode::{Budget, below, leaf, room};
+use super::decode::{Budget, below, leaf, make_room};
 use super::{Data, MAX_DEPTH};
 use crate::axdr::{Reader, put_length, put_prefixed};
 use crate::error::Error;
@@ -107,8 +107,10 @@ impl TypeDescription {
         budget.spend(reader.offset())?;
         match self {
             Self::Array { count, of } => {
-                let mut elements = room(usize::from(*count), reader);
-                for _ in 0..*count {
+                let mut elements = Vec::new();
+                for read in 0..*count {
+                    let most = usize::from(count.saturating_sub(read));
+                    make_room(&mut elements, most.min(budget.elements));
                     elements.push(of.element(budget, reader)?);
                 }
                 Ok(Data::Array(elements))
@@ -134,7 +136,7 @@ pub struct CompactArray {
 
 impl CompactArray {
     /// Of these elements; nothing if one is of another type, takes no octets, or if the octets cannot be told apart
-    /// (more than four elements of all levels for each).
+    /// (more than two elements of all levels for each).
     #[must_use]
     pub fn new(of: TypeDescription, elements: Vec<Data>) -> Option<Self> {
         let array = Self { of, elements };
@@ -177,6 +179,7 @@ impl CompactArray {
         let mut elements = Vec::new();
         while contents.left() > 0 {
             let (offset, left) = (contents.offset(), contents.left());
+            make_room(&mut elements, left);
             elements.push(of.element(&mut spending, &mut contents)?);
             // It would never end.
             if contents.left() == left {

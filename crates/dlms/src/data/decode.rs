@@ -34,11 +34,11 @@ impl Default for Budget {
 impl Budget {
     /// For the contents of a compact array, whose elements need not take an octet each.
     pub(super) fn of_contents(&self, octets: usize) -> Self {
-        let allowed = octets.saturating_mul(4);
+        let allowed = octets.saturating_mul(2);
         if allowed < self.elements {
             Self {
                 elements: allowed,
-                expected: "at most four elements for each octet of a compact array",
+                expected: "at most two elements for each octet of a compact array",
             }
         } else {
             Self { ..*self }
@@ -69,17 +69,23 @@ impl Budget {
     fn elements(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<Vec<Data>, Error> {
         let depth = below(depth, reader.offset())?;
         let count = reader.length()?;
-        let mut elements = room(count, reader);
-        for _ in 0..count {
+        let mut elements = Vec::new();
+        for read in 0..count {
+            // Each takes an octet at least.
+            make_room(&mut elements, count.saturating_sub(read).min(reader.left()));
             elements.push(self.value(reader, depth)?);
         }
         Ok(elements)
     }
 }
 
-/// Room for so many elements. The count may be a lie: no more is reserved than four times the octets that are there.
-pub(super) fn room(count: usize, reader: &Reader<'_>) -> Vec<Data> {
-    Vec::with_capacity(count.min((reader.left() / 8).max(4)))
+/// Room for one more element, of at most `most` that can follow. A count may be a lie, so room doubles with what is
+/// there; and never beyond what there can be, which is 32 octets for each octet, 64 in a compact array.
+pub(super) fn make_room(elements: &mut Vec<Data>, most: usize) {
+    if elements.len() == elements.capacity() {
+        let room = elements.len().max(4).max(most / 8).min(most).max(1);
+        elements.reserve_exact(room);
+    }
 }
 
 pub(super) const fn below(depth: usize, offset: usize) -> Result<usize, Error> {
