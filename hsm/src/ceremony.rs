@@ -9,6 +9,12 @@
 //! create_pins = true                     # laboratories; elsewhere people bring the files
 //!
 //! [[token]]
+//! label = "latchkey-backup"              # first: custody's keys are born in it and cloned into the others
+//! role = "backup"
+//! so_pin_file = "backup.so-pin"
+//! pin_file = "backup.pin"
+//!
+//! [[token]]
 //! label = "latchkey-custody"
 //! role = "custody"
 //! so_pin_file = "custody.so-pin"         # offline after the ceremony
@@ -22,7 +28,9 @@
 //! pin_file = "auditor.pin"
 //! ```
 
+mod clone;
 mod plan;
+mod retire;
 mod secret;
 mod transcript;
 
@@ -37,14 +45,17 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use secrecy::SecretString;
 
+pub use clone::Crossing;
 pub use plan::{Plan, TokenPlan};
+pub use retire::Report;
 pub use transcript::{
-    Body, KeyRecord, ModuleRecord, Outcome, SignatureRecord, TokenRecord, Transcript,
+    BackupRecord, Body, KeyRecord, ModuleRecord, Outcome, SignatureRecord, TokenRecord, Transcript,
 };
 
 use crate::error::Error;
 use crate::key::{self, Found, Kind};
 use crate::module::Module;
+use crate::token::Role;
 use crate::{probe, sign, token, wrap};
 use secret::Component;
 
@@ -59,9 +70,17 @@ pub fn run(plan: &Plan, date: &str) -> Result<Transcript, Error> {
     // Look at all of it, and read every secret, before touching any of it.
     let look = |token| Entrance::find(context, plan, token);
     let entrances: Vec<_> = plan.tokens.iter().map(look).collect::<Result<_, _>>()?;
-    let mut rooms = Vec::with_capacity(entrances.len());
+    let previous = plan.previous()?;
+    let report = retire::report(plan)?;
+    let mut rooms: Vec<Room<'_>> = Vec::with_capacity(entrances.len());
     for entrance in entrances {
-        rooms.push(Room::enter(context, plan, entrance)?);
+        let backup = rooms.iter().find(|room| room.plan.role == Role::Backup);
+        let mut room = Room::enter(context, plan, entrance, backup)?;
+        if let Some(previous) = &previous {
+            room.is_as_in(context, previous)?;
+        }
+        room.destroyed = retire::destroy(&room, report.as_ref())?;
+        rooms.push(room);
     }
     let tokens = rooms
         .iter()
@@ -71,6 +90,9 @@ pub fn run(plan: &Plan, date: &str) -> Result<Transcript, Error> {
         format: transcript::FORMAT.to_owned(),
         date: date.to_owned(),
         plan_sha256: plan.digest(),
+        previous: previous
+            .map(|previous| previous.fingerprint())
+            .transpose()?,
         module: module_record(&module, context)?,
         tokens,
     };
@@ -171,10 +193,19 @@ struct Room<'a> {
     outcome: Outcome,
     /// Check value of the transport key, where its components are at hand.
     transport_check: Option<String>,
+    /// What the backup token has to do with its keys.
+    backed: BTreeMap<String, BackupRecord>,
+    /// Labels of the keys that were destroyed.
+    destroyed: Vec<String>,
 }
 
 impl<'a> Room<'a> {
-    fn enter(context: &Pkcs11, plan: &Plan, entrance: Entrance<'a>) -> Result<Self, Error> {
+    fn enter(
+        context: &Pkcs11,
+        plan: &Plan,
+        entrance: Entrance<'a>,
+        backup: Option<&Room<'_>>,
+    ) -> Result<Self, Error> {
         let slot = entrance.open(context)?;
         let token = entrance.plan;
         probe::ceremony_mechanisms(context, slot, &token.label, token.role)?;
@@ -187,12 +218,16 @@ impl<'a> Room<'a> {
             (false, true) => missing(token, &key::survey(&session, &token.label, token.role)?),
             (false, false) => Vec::new(),
         };
-        if !missing.is_empty() {
-            if component.is_none() {
-                component = secret::combine(token, plan.create_pins)?;
-            }
-            create_keys(&session, token, &missing, component.as_ref())?;
+        if !missing.is_empty() && component.is_none() {
+            component = secret::combine(token, plan.create_pins)?;
         }
+        let kept = |label: &String| backup.is_some_and(|backup| backup.has_kept(label));
+        let (kept, own): (Vec<_>, Vec<_>) = missing.iter().cloned().partition(kept);
+        create_keys(&session, token, &own, component.as_ref())?;
+        let crossings = match backup {
+            Some(backup) => backup.give(token, &session, kept)?,
+            None => BTreeMap::new(),
+        };
         let outcome = match (empty, missing.is_empty()) {
             (true, _) => Outcome::Created,
             (false, false) => Outcome::Extended,
@@ -203,6 +238,10 @@ impl<'a> Room<'a> {
         if let Some(component) = &component {
             check_transport(&session, token, &keys, component)?;
         }
+        let backed = match backup {
+            Some(backup) => backup.prove(token, &session, &keys, crossings)?,
+            None => BTreeMap::new(),
+        };
         Ok(Self {
             plan: token,
             slot,
@@ -212,13 +251,111 @@ impl<'a> Room<'a> {
             transport_check: component
                 .map(|component| component.check_value())
                 .transpose()?,
+            backed,
+            destroyed: Vec::new(),
         })
+    }
+
+    /// Whether it is a backup token that has the key to be cloned.
+    fn has_kept(&self, label: &str) -> bool {
+        self.keys
+            .get(label)
+            .is_some_and(|found| found.kind.is_kept())
+    }
+
+    fn end(&self) -> clone::End<'_> {
+        end(self.plan, &self.session)
+    }
+
+    /// Clones these keys into another token.
+    fn give(
+        &self,
+        to: &TokenPlan,
+        session: &Session,
+        labels: Vec<String>,
+    ) -> Result<BTreeMap<String, Crossing>, Error> {
+        let mut crossings = BTreeMap::new();
+        if labels.is_empty() {
+            return Ok(crossings);
+        }
+        let there = key::survey(session, &to.label, to.role)?;
+        let speaker = there
+            .get(plan::TRANSCRIPT)
+            .ok_or_else(|| differs(to, "no transcript key"))?;
+        let mut doors = clone::Doors::default();
+        let ends = (self.end(), end(to, session));
+        for label in labels {
+            let origin = self
+                .keys
+                .get(&label)
+                .ok_or_else(|| differs(to, "no origin"))?;
+            let key = (label.as_str(), origin);
+            let crossing = clone::clone(&mut doors, ends, key, speaker)?;
+            crossings.insert(label, crossing);
+        }
+        doors.close(session)?;
+        Ok(crossings)
+    }
+
+    /// Proves that each key that both tokens have is the same; tells of those that only the other has.
+    fn prove(
+        &self,
+        to: &TokenPlan,
+        session: &Session,
+        keys: &BTreeMap<String, Found>,
+        mut crossings: BTreeMap<String, Crossing>,
+    ) -> Result<BTreeMap<String, BackupRecord>, Error> {
+        let mut backed = BTreeMap::new();
+        for (label, clone) in keys.iter().filter(|(_, found)| found.kind.is_kept()) {
+            let Some(origin) = self.keys.get(label) else {
+                continue;
+            };
+            let ends = (self.end(), end(to, session));
+            let same = clone::same(ends.0, ends.1, label, (origin, clone))?;
+            let record = BackupRecord {
+                token: self.plan.label.clone(),
+                cloned: crossings.remove(label),
+                same,
+            };
+            backed.insert(label.clone(), record);
+        }
+        Ok(backed)
+    }
+
+    /// A token that the previous transcript tells of is that token still.
+    fn is_as_in(&self, context: &Pkcs11, previous: &Transcript) -> Result<(), Error> {
+        let tokens = &previous.body.tokens;
+        let Some(then) = tokens.iter().find(|then| then.label == self.plan.label) else {
+            return Ok(());
+        };
+        let serial = context
+            .get_token_info(self.slot)?
+            .serial_number()
+            .to_owned();
+        if serial != then.serial {
+            let why = format!(
+                "its serial number is {serial}, and was {} in previous_transcript; a replacement needs another label",
+                then.serial
+            );
+            return Err(differs(self.plan, &why));
+        }
+        for key in &then.keys {
+            let public = self.keys.get(&key.label).map(|now| now.public.as_ref());
+            let other = public.is_some_and(|public| public.map(hex::encode) != key.public_key);
+            let own = key.label == plan::TRANSCRIPT;
+            if other || (own && public.is_none()) {
+                let why = format!("key `{}` is not as in previous_transcript", key.label);
+                return Err(differs(self.plan, &why));
+            }
+        }
+        Ok(())
     }
 
     fn record(&self, context: &Pkcs11) -> Result<TokenRecord, Error> {
         let info = context.get_token_info(self.slot)?;
         let mut keys = Vec::with_capacity(self.keys.len());
-        for (label, found) in &self.keys {
+        let left = |label: &&String| !self.destroyed.contains(label);
+        for (label, found) in self.keys.iter().filter(|(label, _)| left(label)) {
             keys.push(KeyRecord {
                 label: label.clone(),
                 kind: found.kind.name().to_owned(),
@@ -229,6 +366,7 @@ impl<'a> Room<'a> {
                     .filter(|_| found.kind == Kind::Transport),
                 attributes: found.attributes.clone(),
                 refused: self.attack(label, found)?,
+                backup: self.backed.get(label).cloned(),
             });
         }
         Ok(TokenRecord {
@@ -241,6 +379,7 @@ impl<'a> Room<'a> {
             firmware_version: info.firmware_version().to_string(),
             outcome: self.outcome,
             keys,
+            destroyed: self.destroyed.clone(),
         })
     }
 
@@ -255,15 +394,18 @@ impl<'a> Room<'a> {
             self.must_refuse(label, "to modify it", modified.map(|()| None))?,
             self.must_refuse(label, "to copy it", copied.map(Some))?,
         ];
-        if let Some(template) = found.kind.unwrapped() {
+        if let Some(template) = found.kind.unwrapped(self.plan.role) {
             let wrapped = wrap::generate(&self.session, found.object, 16)?;
-            let read = [
-                ("to unwrap a key as readable", Attribute::Sensitive(false)),
-                (
+            let second = match self.plan.role {
+                // It is there to wrap them again; but not to use them.
+                Role::Backup => ("to unwrap a key as usable", Attribute::Encrypt(true)),
+                _ => (
                     "to unwrap a key as extractable",
                     Attribute::Extractable(true),
                 ),
-            ];
+            };
+            let first = ("to unwrap a key as readable", Attribute::Sensitive(false));
+            let read = [first, second];
             for (what, open) in read {
                 let got = wrap::unwrap_as(
                     &self.session,
@@ -324,6 +466,14 @@ fn log_in(session: &Session, user: UserType, label: &str, pin: &SecretString) ->
     }
 }
 
+fn end<'a>(token: &'a TokenPlan, session: &'a Session) -> clone::End<'a> {
+    clone::End {
+        token: &token.label,
+        role: token.role,
+        session,
+    }
+}
+
 /// What the plan lists and the token has not.
 fn missing(token: &TokenPlan, keys: &BTreeMap<String, Found>) -> Vec<String> {
     let mut planned = token.keys();
@@ -341,9 +491,9 @@ fn create_keys(
         let kind = plan::kind(token, label)?;
         match (kind, component) {
             (Kind::Transport, Some(component)) => {
-                key::import(session, kind, label, component.value())?;
+                key::import(session, token.role, (kind, label), component.value())?;
             }
-            _ => key::create(session, kind, label)?,
+            _ => key::create(session, token.role, kind, label)?,
         }
     }
     Ok(())
@@ -385,7 +535,8 @@ fn compare(
         let why = format!("key `{missing}` is missing; add_keys = true in the plan makes it");
         return Err(differs(token, &why));
     }
-    if let Some(extra) = keys.keys().find(|label| !planned.contains(label)) {
+    let known = |label: &&String| planned.contains(label) || token.destroy.contains(label);
+    if let Some(extra) = keys.keys().find(|label| !known(label)) {
         return Err(differs(token, &format!("key `{extra}` is not in the plan")));
     }
     let mut objects = 0;
@@ -393,7 +544,7 @@ fn compare(
         let template = [Attribute::Token(true), Attribute::Class(class)];
         objects += session.find_objects(&template)?.len();
     }
-    if objects == planned.len() {
+    if objects == keys.len() {
         Ok(())
     } else {
         Err(differs(

@@ -204,6 +204,22 @@ pub enum Error {
         /// The first difference.
         why: String,
     },
+    /// A key does not get from the backup token into another.
+    #[error("token `{to}` does not get a key of backup token `{from}`: {why}")]
+    Clone {
+        /// The backup token.
+        from: String,
+        /// The token that was to have it.
+        to: String,
+        /// Which step both tokens do not share, and what to do.
+        why: String,
+    },
+    /// Keys that are to be destroyed are still needed. Nothing was changed.
+    #[error("nothing was destroyed: {why}")]
+    Needed {
+        /// What needs them and how to mend it.
+        why: String,
+    },
     /// A transcript does not verify.
     #[error("the transcript does not verify: {why}")]
     Transcript {

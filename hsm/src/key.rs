@@ -12,9 +12,10 @@ use cryptoki::object::{Attribute, AttributeInfo, AttributeType, ObjectClass, Obj
 use cryptoki::session::Session;
 
 pub(crate) use self::kind::Kind;
-use self::template::{ATTRIBUTE_SIZE, NestedTemplate, UNWRAP_TEMPLATE};
+use self::template::{ATTRIBUTE_SIZE, UNWRAP_TEMPLATE};
 pub(crate) use self::template::{
-    incoming_key, master_key, meter_key, passing_key, secret, working_key,
+    NestedTemplate, bridge, incoming_key, master_key, meter_key, passing_key, passing_through,
+    secret, working_key,
 };
 use crate::curve::Curve;
 use crate::error::Error;
@@ -67,15 +68,15 @@ impl Drop for Held {
 }
 
 /// Makes the key on the token.
-pub(crate) fn create(session: &Session, kind: Kind, label: &str) -> Result<(), Error> {
+pub(crate) fn create(session: &Session, role: Role, kind: Kind, label: &str) -> Result<(), Error> {
     let names = [
         Attribute::Label(label.as_bytes().to_vec()),
         Attribute::Id(label.as_bytes().to_vec()),
     ];
-    let mut private = kind.policy();
+    let mut private = kind.policy(role);
     private.extend(names.clone());
     if kind.is_secret() {
-        let nested = kind.unwrap_template();
+        let nested = kind.unwrap_template(role);
         private.extend(nested.as_ref().map(NestedTemplate::attribute));
         private.push(Attribute::ValueLen(KEK_LEN.into()));
         session.generate_key(&Mechanism::AesKeyGen, &private)?;
@@ -100,12 +101,12 @@ pub(crate) fn create(session: &Session, kind: Kind, label: &str) -> Result<(), E
 /// Puts a transport key of known value on the token.
 pub(crate) fn import(
     session: &Session,
-    kind: Kind,
-    label: &str,
+    role: Role,
+    (kind, label): (Kind, &str),
     value: &[u8],
 ) -> Result<(), Error> {
-    let nested = kind.unwrap_template();
-    let mut template = kind.policy();
+    let nested = kind.unwrap_template(role);
+    let mut template = kind.policy(role);
     template.extend(nested.as_ref().map(NestedTemplate::attribute));
     template.push(Attribute::Label(label.as_bytes().to_vec()));
     template.push(Attribute::Id(label.as_bytes().to_vec()));
@@ -167,7 +168,8 @@ pub(crate) fn survey(
                 tracing::warn!(token, label, "key is none of ours and is not used");
                 continue;
             };
-            let attributes = verify(session, kind, object).map_err(|e| e.into_error(unfit))?;
+            let attributes =
+                verify(session, role, kind, object).map_err(|e| e.into_error(unfit))?;
             let public =
                 if kind.is_secret() {
                     None
@@ -212,12 +214,13 @@ impl From<cryptoki::error::Error> for Unfit {
 
 fn verify(
     session: &Session,
+    role: Role,
     kind: Kind,
     object: ObjectHandle,
 ) -> Result<BTreeMap<String, String>, Unfit> {
-    let policies = kind.policies();
+    let policies = kind.policies(role);
     let types: Vec<AttributeType> = kind
-        .policy()
+        .policy(role)
         .iter()
         .map(Attribute::attribute_type)
         .collect();
@@ -229,7 +232,7 @@ fn verify(
         return Err(Unfit::Why(first));
     }
     let mut words: BTreeMap<String, String> = read.iter().map(in_words).collect();
-    let sizes = kind.unwrap_template_sizes();
+    let sizes = kind.unwrap_template_sizes(role);
     if !sizes.is_empty() {
         let size = session.get_attribute_info(object, &[UNWRAP_TEMPLATE])?;
         let count = match size.first() {
@@ -375,7 +378,7 @@ mod tests {
                 let mut old = template::incoming();
                 old.push(Attribute::KeyType(KeyType::AES));
                 let nested = NestedTemplate::new(&old);
-                let mut template = Kind::Transport.policy();
+                let mut template = Kind::Transport.policy(Role::Custody);
                 template.push(nested.attribute());
                 template.push(Attribute::Label(b"transport-2".to_vec()));
                 create_with_value(engine.session(), template, &[7; 32]).map(drop)

@@ -48,10 +48,23 @@ fn needs(role: Role) -> &'static [Need] {
         "CKM_ECDSA",
         "signatures of TLS handshakes",
     )];
+    const BACKUP: &[Need] = &[
+        (
+            MechanismType::AES_KEY_WRAP,
+            "CKM_AES_KEY_WRAP",
+            "wrapping meters' keys anew",
+        ),
+        (
+            MechanismType::AES_KEY_GEN,
+            "CKM_AES_KEY_GEN",
+            "its self-test",
+        ),
+    ];
     match role {
         Role::Custody => CUSTODY,
         Role::Auditor => AUDITOR,
         Role::Tls => TLS,
+        Role::Backup => BACKUP,
     }
 }
 
@@ -88,7 +101,7 @@ pub(crate) fn ceremony_mechanisms(
     )];
     mechanisms(context, slot, label, role)?;
     let more = match role {
-        Role::Custody | Role::Tls => CURVES,
+        Role::Custody | Role::Backup | Role::Tls => CURVES,
         Role::Auditor => AUDITOR,
     };
     demand(&context.get_mechanism_list(slot)?, more, label, role)
@@ -124,6 +137,8 @@ pub(crate) enum Canary {
         label: String,
         public: Vec<u8>,
     },
+    /// A key wrapped under a key-encryption key: wrapped again it is the same octets.
+    Backup { kek: String, wrapped: Vec<u8> },
 }
 
 /// Makes the canary when the token is first opened; later checks that it still sings. Returns the
@@ -149,9 +164,11 @@ pub(crate) fn settle(engine: &mut Engine) -> Result<Option<ObjectHandle>, Error>
 
 fn hatch(engine: &mut Engine) -> Result<Canary, Error> {
     let of_kind = |kind: Kind, label: &'static str| {
-        let mut keys = engine.keys();
-        let found = keys.find(|(name, key)| key.kind == kind && name.starts_with(label));
-        found
+        let keys = engine.keys();
+        // The newest: an older one may be destroyed while it is in use here.
+        let number = |name: &str| name.rsplit('-').next().and_then(|n| n.parse::<u32>().ok());
+        keys.filter(|(name, key)| key.kind == kind && name.starts_with(label))
+            .max_by_key(|(name, _)| number(name))
             .map(|(name, key)| (name.to_owned(), key.clone()))
             .ok_or_else(|| Error::KeyNotFound {
                 token: engine.shared().label.clone(),
@@ -160,7 +177,7 @@ fn hatch(engine: &mut Engine) -> Result<Canary, Error> {
             })
     };
     let signs = match engine.shared().role {
-        Role::Custody => None,
+        Role::Custody | Role::Backup => None,
         Role::Auditor => {
             of_kind(Kind::Ed25519, "permit-")?;
             Some(of_kind(Kind::Ed25519, "log-")?)
@@ -174,9 +191,12 @@ fn hatch(engine: &mut Engine) -> Result<Canary, Error> {
             public: key.public.unwrap_or_default(),
         });
     }
-    of_kind(Kind::KekAk, "kek-ak-")?;
     let (kek, _) = of_kind(Kind::KekEk, "kek-ek-")?;
     let wrapped = engine.generate_wrapped(&kek, 16)?;
+    if engine.shared().role == Role::Backup {
+        return Ok(Canary::Backup { kek, wrapped });
+    }
+    of_kind(Kind::KekAk, "kek-ak-")?;
     let mut nonce = [0; NONCE];
     engine.session().generate_random_slice(&mut nonce)?;
     let key = engine.unwrap_meter_key(&kek, &wrapped)?;
@@ -209,6 +229,10 @@ pub(crate) fn check(engine: &mut Engine) -> Result<(), Error> {
             let sung = sings(engine, key);
             engine.session().destroy_object(key)?;
             sung
+        }
+        Some(Canary::Backup { kek, wrapped }) => {
+            let again = engine.rewrap_bare(kek, wrapped)?;
+            equal(engine, "CKM_AES_KEY_WRAP", &again, wrapped)
         }
         Some(Canary::Signature {
             kind,
@@ -252,6 +276,8 @@ pub(crate) fn run(engine: &mut Engine) -> Result<(), Error> {
         Role::Custody => {}
         Role::Auditor => return signatures(engine, Kind::Ed25519),
         Role::Tls => return signatures(engine, Kind::Tls),
+        // It only wraps, and has shown that it does.
+        Role::Backup => return Ok(()),
     }
     known_answers(engine)?;
     caller_nonce(engine)?;

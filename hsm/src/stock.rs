@@ -177,15 +177,16 @@ impl Token {
     }
 
     /// Does `op` for each, some of them in one job; waits for a place rather than say `Busy`.
-    async fn in_jobs<I: Send + 'static, O: Send + 'static>(
+    pub(crate) async fn in_jobs<I: Send + 'static, O: Send + 'static>(
         &self,
         mut items: Vec<I>,
-        op: impl Fn(&mut Engine, I) -> Result<O, Error> + Copy + Send + 'static,
+        op: impl Fn(&mut Engine, I) -> Result<O, Error> + Clone + Send + 'static,
     ) -> Result<Vec<O>, Error> {
         let mut done = Vec::with_capacity(items.len());
         while !items.is_empty() {
             let rest = items.split_off(items.len().min(JOB));
             let job = std::mem::replace(&mut items, rest);
+            let op = op.clone();
             let made = self.next_line().call_patiently(move |engine| {
                 job.into_iter()
                     .map(|item| op(engine, item))
@@ -260,7 +261,7 @@ impl Engine {
     }
 
     /// Sorts out what is wrong with what came from what is wrong with the token.
-    fn own<T>(&mut self, outcome: Result<T, Error>) -> Result<Result<T, Error>, Error> {
+    pub(crate) fn own<T>(&mut self, outcome: Result<T, Error>) -> Result<Result<T, Error>, Error> {
         match outcome {
             Ok(done) => Ok(Ok(done)),
             Err(

@@ -70,6 +70,8 @@ pub enum Role {
     Auditor,
     /// The key of a service's TLS end, and nothing else.
     Tls,
+    /// Where custody's keys are born and cloned from: away from every service but at ceremonies and re-wraps.
+    Backup,
 }
 
 impl Role {
@@ -79,6 +81,7 @@ impl Role {
             Self::Custody => "custody",
             Self::Auditor => "auditor",
             Self::Tls => "tls",
+            Self::Backup => "backup",
         }
     }
 }

@@ -273,7 +273,7 @@ impl Engine {
         self.unwrap_by(label, kek, wrapped, template)
     }
 
-    fn unwrap_by(
+    pub(crate) fn unwrap_by(
         &mut self,
         label: &str,
         kek: ObjectHandle,

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use hsm::Error;
 use hsm::ceremony::{self, Plan, Transcript};
+use hsm::{Error, Role};
 
 /// Makes the tokens and their keys from a plan and prints a signed transcript. On tokens that have
 /// keys it changes nothing and refuses if they differ from the plan.
@@ -122,11 +122,28 @@ fn story(transcript: &Transcript) -> Result<String, Error> {
                 .as_ref()
                 .map(|value| format!(" check value {value}"));
             let more = public.or(check).unwrap_or_default();
-            story += &format!("  {}{more}\n", key.label);
+            let backup = key.backup.as_ref().map(|backup| {
+                let how = if backup.cloned.is_some() {
+                    ", cloned from there now"
+                } else {
+                    ""
+                };
+                format!(" in backup token {}{how}", backup.token)
+            });
+            story += &format!("  {}{}{more}\n", key.label, backup.unwrap_or_default());
+        }
+        for label in &token.destroyed {
+            story += &format!("  {label} destroyed\n");
+        }
+        if token.role == Role::Custody && token.keys.iter().all(|key| key.backup.is_none()) {
+            story += NO_BACKUP;
         }
     }
     Ok(story)
 }
+
+/// What a security officer should know of a token without one.
+const NO_BACKUP: &str = "  no backup token: its keys can be neither restored nor rotated\n";
 
 fn read(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|source| Error::File {

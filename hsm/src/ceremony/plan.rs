@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest;
 use serde::Deserialize;
 
+use super::transcript::Transcript;
 use crate::error::Error;
 use crate::key::Kind;
 use crate::token::Role;
@@ -24,7 +25,16 @@ pub struct Plan {
     /// key, or to go on with a ceremony that broke off. Keys that are there are compared as ever.
     #[serde(default)]
     pub add_keys: bool,
-    /// The tokens, in the order of their making: `[[token]]`.
+    /// The transcript of the ceremony before: a token that it tells of must have the serial number and the public keys it
+    /// had then, so that nobody puts another in its place. Left out: nothing is compared.
+    #[serde(default)]
+    pub previous_transcript: Option<PathBuf>,
+    /// What `latchkey keys generations --output json` printed when nothing more needed the keys that are to be destroyed.
+    /// Required where a token lists keys under `destroy`.
+    #[serde(default)]
+    pub generations_report: Option<PathBuf>,
+    /// The tokens, in the order of their making: `[[token]]`. Backup tokens come first; what the first of them has, those
+    /// after it do not make themselves but get from it.
     #[serde(rename = "token")]
     pub tokens: Vec<TokenPlan>,
     #[serde(skip)]
@@ -44,13 +54,17 @@ pub struct TokenPlan {
     /// File with the user PIN.
     pub pin_file: PathBuf,
     /// Labels of its keys. Left out: `kek-ek-1`, `kek-ak-1`, `kek-hs-1`, `kek-mk-1`, `transport-1`,
-    /// `sign-p256-1`, `sign-p384-1`, `agree-p256-1`, `agree-p384-1`, `transcript` for custody;
+    /// `sign-p256-1`, `sign-p384-1`, `agree-p256-1`, `agree-p384-1`, `transcript` for custody and for its backup;
     /// `log-1`, `permit-1`, `transcript` for the auditor; `tls-1`, `transcript` for a token of one service's TLS
     /// key. A custody token that lists no `kek-hs`
     /// serves no HLS secrets, one without `kek-mk` no master keys, one without `sign` or `agree`
     /// keys of a curve not the security suite of that curve.
     #[serde(default)]
     keys: Option<Vec<String>>,
+    /// Labels of key-encryption keys (`kek-ek-N`, `kek-ak-N`, `kek-hs-N`, `kek-mk-N`) that are destroyed if the token has
+    /// them: not among `keys`. Refused while custody's `generations_report` says that anything needs one.
+    #[serde(default)]
+    pub destroy: Vec<String>,
     /// Files with the components of the transport key, 64 hexadecimal digits each, held by
     /// different people; the key is their XOR. Left out: a random key, under which nobody can send.
     #[serde(default)]
@@ -67,6 +81,9 @@ impl Plan {
         let mut plan = Self::parse(&text)?;
         let directory = path.parent().unwrap_or(Path::new("."));
         plan.module = directory.join(&plan.module);
+        for file in [&mut plan.previous_transcript, &mut plan.generations_report] {
+            *file = file.as_ref().map(|file| directory.join(file));
+        }
         for token in &mut plan.tokens {
             token.so_pin_file = directory.join(&token.so_pin_file);
             token.pin_file = directory.join(&token.pin_file);
@@ -90,9 +107,37 @@ impl Plan {
         self.digest.clone()
     }
 
+    /// The transcript of the ceremony before, verified.
+    pub(super) fn previous(&self) -> Result<Option<Transcript>, Error> {
+        let Some(path) = &self.previous_transcript else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+            path: path.clone(),
+            source,
+        })?;
+        Transcript::verify(&text).map(Some)
+    }
+
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.tokens.is_empty() {
             return Err(refuse("it names no [[token]]".to_owned()));
+        }
+        let first_other = self
+            .tokens
+            .iter()
+            .position(|token| token.role != Role::Backup);
+        let last_backup = self
+            .tokens
+            .iter()
+            .rposition(|token| token.role == Role::Backup);
+        if first_other < last_backup && first_other.is_some() {
+            let why = "backup tokens come first: the keys of the others are cloned from them";
+            return Err(refuse(why.to_owned()));
+        }
+        if self.generations_report.is_none() && self.tokens.iter().any(|t| !t.destroy.is_empty()) {
+            let why = "keys are destroyed only with custody's generations_report";
+            return Err(refuse(why.to_owned()));
         }
         let mut labels = BTreeSet::new();
         let mut files = BTreeSet::new();
@@ -117,7 +162,7 @@ impl TokenPlan {
     /// Labels of its keys.
     pub fn keys(&self) -> Vec<String> {
         let standard: &[&str] = match self.role {
-            Role::Custody => &[
+            Role::Custody | Role::Backup => &[
                 "kek-ek-1",
                 "kek-ak-1",
                 "kek-hs-1",
@@ -145,6 +190,16 @@ impl TokenPlan {
         let keys = self.keys();
         for key in &keys {
             kind(self, key)?;
+        }
+        for key in &self.destroy {
+            let kek = matches!(
+                kind(self, key)?,
+                Kind::KekEk | Kind::KekAk | Kind::KekHs | Kind::KekMk
+            );
+            if !kek || keys.contains(key) {
+                let why = "`destroy` lists key-encryption keys, and none of `keys`";
+                return Err(refuse(format!("`{key}`: {why}")));
+            }
         }
         let distinct: BTreeSet<&String> = keys.iter().collect();
         if distinct.len() != keys.len() {
@@ -182,6 +237,11 @@ pub(super) fn kind(token: &TokenPlan, label: &str) -> Result<Kind, Error> {
             token.role.as_str(),
         ))
     })
+}
+
+/// The N of a key's label.
+pub(super) fn number(label: &str) -> Option<u32> {
+    label.rsplit('-').next()?.parse().ok()
 }
 
 fn refuse(why: String) -> Error {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
+use super::clone::{self, Crossing};
 use super::plan::TRANSCRIPT;
 use crate::curve::Curve;
 use crate::error::Error;
@@ -31,6 +32,9 @@ pub struct Body {
     pub date: String,
     /// SHA-256 of the plan's text.
     pub plan_sha256: String,
+    /// Fingerprint of the transcript before, where the plan names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
     /// The PKCS#11 module.
     pub module: ModuleRecord,
     /// The tokens, in the plan's order.
@@ -77,6 +81,9 @@ pub struct TokenRecord {
     pub outcome: Outcome,
     /// Its keys, by label.
     pub keys: Vec<KeyRecord>,
+    /// Labels of the keys that were destroyed now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub destroyed: Vec<String>,
 }
 
 /// What the ceremony did to a token.
@@ -108,6 +115,23 @@ pub struct KeyRecord {
     pub attributes: BTreeMap<String, String>,
     /// What was tried with it and refused, with the token's answer.
     pub refused: Vec<String>,
+    /// Of a key that the backup token of this ceremony has, too. A key without it cannot be restored when its token is
+    /// lost, and what is kept under it cannot be kept under another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupRecord>,
+}
+
+/// What the backup token has to do with a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupRecord {
+    /// Label of the backup token.
+    pub token: String,
+    /// How it came from there, if it did so now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloned: Option<Crossing>,
+    /// The known answers by which both are the same key.
+    pub same: Vec<String>,
 }
 
 /// A token's signature over the body: Ed25519 by an auditor's, ECDSA P-256 with SHA-256 by a
@@ -156,7 +180,7 @@ impl Transcript {
             return Err(refuse("it has not one signature of every token".to_owned()));
         }
         for (token, signature) in tokens.iter().zip(signatures) {
-            if !token.signed(&signed, signature) {
+            if !token.signed(&signed, signature) || !token.doors_signed() {
                 let why = format!("the signature of token `{}` is wrong", token.label);
                 return Err(refuse(why));
             }
@@ -186,16 +210,32 @@ impl Transcript {
 
 impl TokenRecord {
     fn signed(&self, message: &[u8], signature: &SignatureRecord) -> bool {
-        let key = self.keys.iter().find(|key| key.label == TRANSCRIPT);
-        let public = key.and_then(|key| hex::decode(key.public_key.as_deref()?).ok());
-        let octets = hex::decode(&signature.signature);
-        let (Some(public), Ok(octets)) = (public, octets) else {
-            return false;
-        };
-        let curve = matches!(self.role, Role::Custody | Role::Tls).then_some(Curve::P256);
         signature.token == self.label
             && signature.key == TRANSCRIPT
-            && verifies_raw(curve, &public, message, &octets)
+            && self.said(message, &signature.signature)
+    }
+
+    /// Every door through which a key came was this token's.
+    fn doors_signed(&self) -> bool {
+        self.keys.iter().all(|key| {
+            let backup = key.backup.as_ref();
+            backup
+                .and_then(|backup| backup.cloned.as_ref())
+                .is_none_or(|crossing| {
+                    let statement = clone::statement(&key.label, &crossing.door_sha256);
+                    self.said(&statement, &crossing.door_signature)
+                })
+        })
+    }
+
+    fn said(&self, message: &[u8], signature: &str) -> bool {
+        let key = self.keys.iter().find(|key| key.label == TRANSCRIPT);
+        let public = key.and_then(|key| hex::decode(key.public_key.as_deref()?).ok());
+        let (Some(public), Ok(octets)) = (public, hex::decode(signature)) else {
+            return false;
+        };
+        let curve = (self.role != Role::Auditor).then_some(Curve::P256);
+        verifies_raw(curve, &public, message, &octets)
     }
 
     fn is(&self, other: &Self) -> bool {

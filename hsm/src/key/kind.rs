@@ -38,11 +38,11 @@ impl Kind {
         let stem = label.trim_end_matches(|c: char| c.is_ascii_digit());
         let numbered = stem.len() < label.len() && stem.ends_with('-');
         match (role, stem) {
-            (Role::Custody, "transcript") if label == stem => Some(Self::Transcript),
+            (Role::Custody | Role::Backup, "transcript") if label == stem => Some(Self::Transcript),
             (Role::Auditor, "transcript") if label == stem => Some(Self::Ed25519),
             (Role::Tls, "transcript") if label == stem => Some(Self::Transcript),
             (Role::Tls, "tls-") if numbered => Some(Self::Tls),
-            (Role::Custody, stem) if numbered => match stem {
+            (Role::Custody | Role::Backup, stem) if numbered => match stem {
                 "kek-ek-" => Some(Self::KekEk),
                 "kek-ak-" => Some(Self::KekAk),
                 "kek-hs-" => Some(Self::KekHs),
@@ -77,7 +77,7 @@ impl Kind {
         }
     }
 
-    pub(super) fn is_secret(self) -> bool {
+    pub(crate) fn is_secret(self) -> bool {
         match self {
             Self::KekEk | Self::KekAk | Self::KekHs | Self::KekMk | Self::Transport => true,
             Self::Ed25519 | Self::Transcript | Self::Sign(_) | Self::Agree(_) | Self::Tls => false,
@@ -131,17 +131,23 @@ impl Kind {
         vec![mechanism]
     }
 
+    /// Whether a backup token keeps it, to be cloned into working tokens. A `transcript` key speaks for its own token.
+    pub(crate) fn is_kept(self) -> bool {
+        !matches!(self, Self::Ed25519 | Self::Transcript | Self::Tls)
+    }
+
     /// The attributes that make the key what it is: set at birth, demanded ever after.
     ///
     /// MODIFIABLE and COPYABLE are what keeps the rest true: with either, the PIN alone suffices
-    /// to set DECRYPT on a key-encryption key and to unwrap every stored key by hand.
-    pub(super) fn policy(self) -> Vec<Attribute> {
+    /// to set DECRYPT on a key-encryption key and to unwrap every stored key by hand. On a backup
+    /// token a key can be wrapped: that is what the token is for.
+    pub(crate) fn policy(self, role: Role) -> Vec<Attribute> {
         let mut policy = vec![
             Attribute::Class(self.class()),
             Attribute::Token(true),
             Attribute::Private(true),
             Attribute::Sensitive(true),
-            Attribute::Extractable(false),
+            Attribute::Extractable(role == Role::Backup && self.is_kept()),
             Attribute::Modifiable(false),
             Attribute::Copyable(false),
             Attribute::Derive(matches!(self, Self::Agree(_))),
@@ -151,7 +157,8 @@ impl Kind {
                 Attribute::KeyType(KeyType::AES),
                 Attribute::Encrypt(self == Self::KekAk),
                 Attribute::Decrypt(self == Self::KekAk),
-                Attribute::Wrap(self.wraps()),
+                // A backup token wraps under its transport key to prove that a clone is the same.
+                Attribute::Wrap(self.wraps() || (self == Self::Transport && role == Role::Backup)),
                 Attribute::Unwrap(self != Self::KekAk),
                 Attribute::Sign(false),
                 Attribute::Verify(false),
@@ -174,8 +181,8 @@ impl Kind {
 
     /// The policies a key may have: the present one, and that of the first ceremonies, whose keys of key agreement do
     /// nothing else and so cannot sign a request for a certificate.
-    pub(super) fn policies(self) -> Vec<Vec<Attribute>> {
-        let mut policies = vec![self.policy()];
+    pub(super) fn policies(self, role: Role) -> Vec<Vec<Attribute>> {
+        let mut policies = vec![self.policy(role)];
         if matches!(self, Self::Agree(_)) {
             let older = |attribute| match attribute {
                 Attribute::Sign(_) => Attribute::Sign(false),
@@ -184,14 +191,21 @@ impl Kind {
                 }
                 other => other,
             };
-            policies.push(self.policy().into_iter().map(older).collect());
+            policies.push(self.policy(role).into_iter().map(older).collect());
         }
         policies
     }
 
-    /// What a key unwrapped by a key of this kind is, if there is one way only.
-    pub(crate) fn unwrapped(self) -> Option<Vec<Attribute>> {
+    /// What a key unwrapped by a key of this kind is, if there is one way only. A backup token unwraps to what can be
+    /// wrapped again, and do nothing else.
+    pub(crate) fn unwrapped(self, role: Role) -> Option<Vec<Attribute>> {
         match self {
+            Self::KekEk | Self::KekMk if role == Role::Backup => {
+                Some(template::passing_through(KeyType::AES))
+            }
+            Self::KekHs if role == Role::Backup => {
+                Some(template::passing_through(KeyType::GENERIC_SECRET))
+            }
             Self::KekEk => Some(template::meter_key()),
             Self::KekHs => Some(template::secret()),
             Self::KekMk => Some(template::master_key()),
@@ -200,18 +214,18 @@ impl Kind {
     }
 
     /// What every key unwrapped by a key of this kind must be, enforced by the token.
-    pub(super) fn unwrap_template(self) -> Option<NestedTemplate> {
+    pub(crate) fn unwrap_template(self, role: Role) -> Option<NestedTemplate> {
         let template = match self {
             Self::Transport => Some(template::incoming()),
-            _ => self.unwrapped(),
+            _ => self.unwrapped(role),
         };
         template.map(|template| NestedTemplate::new(&template))
     }
 
     /// How many attributes that may have: the first transport keys demanded AES keys, so they let no HLS secrets in and
     /// all else.
-    pub(super) fn unwrap_template_sizes(self) -> Vec<usize> {
-        let size = self.unwrap_template().map(|nested| nested.values.len());
+    pub(super) fn unwrap_template_sizes(self, role: Role) -> Vec<usize> {
+        let size = self.unwrap_template(role).map(|nested| nested.values.len());
         let older = (self == Self::Transport).then(|| size.map(|size| size + 1));
         size.into_iter().chain(older.flatten()).collect()
     }

@@ -83,6 +83,49 @@ pub(crate) fn master_key() -> Vec<Attribute> {
     ]
 }
 
+/// Attributes of a key on its way from one key-encryption key to another, in a backup token: it can be wrapped, and
+/// nothing else. A backup token's key-encryption keys unwrap to nothing else.
+pub(crate) fn passing_through(key_type: KeyType) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(key_type),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(true),
+        Attribute::Copyable(false),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Sign(false),
+        Attribute::Verify(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+        Attribute::Modifiable(false),
+    ]
+}
+
+/// A key under which private keys cross from the backup token, once: on the side that unwraps.
+pub(crate) fn bridge() -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Copyable(false),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Sign(false),
+        Attribute::Verify(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(true),
+        Attribute::Derive(false),
+        Attribute::Modifiable(false),
+    ]
+}
+
 /// Attributes of a key made to cipher one APDU and to be sent along with it, wrapped.
 pub(crate) fn passing_key() -> Vec<Attribute> {
     vec![
@@ -131,13 +174,13 @@ pub(crate) fn incoming_key(key_type: KeyType, readable: bool) -> Vec<Attribute> 
 
 /// A `CK_ATTRIBUTE` array as the value of an attribute, which cryptoki 0.12 has no type for.
 /// It must live until the call that uses it has returned.
-pub(super) struct NestedTemplate {
+pub(crate) struct NestedTemplate {
     pub(super) values: Vec<Box<[u8]>>,
     pub(super) bytes: Vec<u8>,
 }
 
 impl NestedTemplate {
-    pub(super) fn new(template: &[Attribute]) -> Self {
+    pub(crate) fn new(template: &[Attribute]) -> Self {
         let mut values = Vec::with_capacity(template.len());
         let mut bytes = Vec::with_capacity(template.len() * ATTRIBUTE_SIZE);
         for (kind, value) in template.iter().filter_map(raw) {
@@ -150,7 +193,7 @@ impl NestedTemplate {
         Self { values, bytes }
     }
 
-    pub(super) fn attribute(&self) -> Attribute {
+    pub(crate) fn attribute(&self) -> Attribute {
         Attribute::VendorDefined((UNWRAP_TEMPLATE, self.bytes.clone()))
     }
 }
@@ -193,7 +236,14 @@ mod tests {
 
     #[test]
     fn every_attribute_of_a_template_reaches_the_token() {
-        for template in [meter_key(), secret(), master_key(), incoming()] {
+        for template in [
+            meter_key(),
+            secret(),
+            master_key(),
+            incoming(),
+            passing_through(KeyType::GENERIC_SECRET),
+            bridge(),
+        ] {
             let nested = NestedTemplate::new(&template);
             assert_eq!(nested.values.len(), template.len());
             assert_eq!(nested.bytes.len(), template.len() * ATTRIBUTE_SIZE);

@@ -12,7 +12,7 @@ use hsm::ceremony::{Outcome, Transcript};
 use crate::lab::{Brand, Lab, scenario};
 
 /// Runs the program; its exit code, and all it printed.
-fn run(lab: &Lab, arguments: &[&str]) -> (bool, String) {
+pub(crate) fn run(lab: &Lab, arguments: &[&str]) -> (bool, String) {
     let program = Path::new(env!("CARGO_BIN_EXE_latchkey-ceremony"));
     let output = lab.command(program).args(arguments).output().unwrap();
     let printed = [output.stdout, output.stderr].concat();

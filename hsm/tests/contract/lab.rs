@@ -104,6 +104,18 @@ impl Lab {
         self.brand.module()
     }
 
+    /// A laboratory inside this one, with tokens of its own for other programs.
+    #[allow(dead_code, reason = "one of the two users of this file does")]
+    pub(crate) fn within(&self, name: &str) -> Self {
+        let inner = Self {
+            directory: self.path(name),
+            brand: self.brand,
+        };
+        fs::create_dir_all(inner.path("tokens")).unwrap();
+        inner.configure(None);
+        inner
+    }
+
     /// The plan of the standard ceremony.
     pub(crate) fn plan(&self) -> PathBuf {
         let path = self.path("plan.toml");

@@ -9,6 +9,7 @@
 )]
 
 mod agree;
+mod backup;
 mod ceremony;
 mod certificate;
 mod cipher;
