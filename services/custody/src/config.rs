@@ -25,6 +25,15 @@ pub struct Config {
     /// The token that holds `kek-ek-1`, `kek-ak-1`, `kek-hs-1`, `kek-mk-1` and `transport-1`, and the head-end's own
     /// `sign-p256-1`, `agree-p256-1` (suite 1), `sign-p384-1`, `agree-p384-1` (suite 2). What it lacks, meters do without.
     pub token: hsm::TokenConfig,
+    /// The generation of key-encryption keys that new keys are kept under: N of `kek-ek-N`, `kek-ak-N`, `kek-hs-N` and
+    /// `kek-mk-N`. Default: the newest of which the token has all four. Pin it while replicas are restarted after a
+    /// ceremony: one that does not know a generation yet cannot use keys that another keeps under it.
+    #[serde(default)]
+    pub kek_generation: Option<u32>,
+    /// The backup token, for the time of a re-wrap (`RewrapKeys`): it is opened when one begins and left when it ends.
+    /// Its PIN file need not exist before, and should not after. Without it no key comes under another generation.
+    #[serde(default)]
+    pub backup_token: Option<hsm::TokenConfig>,
     /// The auditor, for entries of the trail. Permits are checked without it.
     pub auditor: Client,
     /// The auditor's Ed25519 public key that permits are checked with: 64 hex digits.

@@ -144,6 +144,18 @@ pub enum Error {
     /// The meter did not prove that it holds the keys.
     #[error("the meter's answer to the challenge is wrong")]
     AnswerWrong,
+    /// The token has no such generation of key-encryption keys, or not all of them.
+    #[error("the token has no whole generation {generation} of key-encryption keys")]
+    GenerationUnknown {
+        /// The generation.
+        generation: u32,
+    },
+    /// A re-wrap cannot be done.
+    #[error("no key can come under other key-encryption keys: {why}")]
+    RewrapRefused {
+        /// What is missing.
+        why: String,
+    },
     /// The token has not the key that this needs.
     #[error("this cannot be had with the token as it is: {why}")]
     TokenLacks {
@@ -193,6 +205,8 @@ impl Fault for Error {
             | Self::CountersExhausted { .. }
             | Self::AssociationRefused { .. }
             | Self::TokenLacks { .. }
+            | Self::GenerationUnknown { .. }
+            | Self::RewrapRefused { .. }
             | Self::OutOfOrder { .. } => Code::FailedPrecondition,
             Self::PermitRefused { .. }
             | Self::PermitSignature { .. }
@@ -242,6 +256,8 @@ impl Fault for Error {
             Self::ChallengeAmbiguous => "CHALLENGE_AMBIGUOUS",
             Self::AnswerWrong => "HLS_ANSWER_WRONG",
             Self::TokenLacks { .. } => "TOKEN_KEY_MISSING",
+            Self::GenerationUnknown { .. } => "KEK_GENERATION_UNKNOWN",
+            Self::RewrapRefused { .. } => "REWRAP_REFUSED",
             Self::Token(_) => "TOKEN_FAILED",
             Self::Database(_) => "DATABASE_UNAVAILABLE",
             Self::RowInvalid { .. } => "ROW_INVALID",
@@ -318,6 +334,12 @@ fn mend(error: &Error) -> Option<&'static str> {
         }
         Error::ChallengeAmbiguous => {
             "open the association again: the meter's next challenge is another; one in some 1,700 is refused so"
+        }
+        Error::GenerationUnknown { .. } => {
+            "add the generation at a ceremony, then restart custody; or correct kek_generation in its configuration"
+        }
+        Error::RewrapRefused { .. } => {
+            "bring the backup token that custody's keys were born in, with its PIN, and name it in [backup_token]"
         }
         Error::TokenLacks { .. } => {
             "hold a ceremony with a plan that lists the key, on a token that can use it"

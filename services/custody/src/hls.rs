@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::{
     challenge,
     error::Error,
-    keyring::{HlsSecret, KEK_HS, Keyring, MeterKeys, Sender, Under, curve, signing_label},
+    keyring::{HlsSecret, Kek, Keyring, MeterKeys, Sender, Under, curve, signing_label},
 };
 
 /// One authentication, as one side sees it.
@@ -134,7 +134,9 @@ impl Keyring {
         match (&keys.hls_secret, hash) {
             (HlsSecret::Wrapped(wrapped), Some(hash)) => {
                 let token = self.token();
-                let secret = token.unwrap_secret(KEK_HS, wrapped).await?;
+                let secret = token
+                    .unwrap_secret(&Kek::Secret.of(keys.kek_generation), wrapped)
+                    .await?;
                 Ok(token.digest_secret(&secret, hash, &before, &after).await?)
             }
             (HlsSecret::Readable(secret), hash) => {

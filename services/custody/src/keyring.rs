@@ -16,14 +16,32 @@ use zeroize::Zeroizing;
 
 use crate::{error::Error, seal::Kind, store::KeyRow};
 
-/// Wraps encryption keys (RFC 3394).
-pub(crate) const KEK_EK: &str = "kek-ek-1";
-/// Seals authentication keys and passwords (AES-GCM).
-pub(crate) const KEK_AK: &str = "kek-ak-1";
-/// Wraps HLS secrets (RFC 3394).
-pub(crate) const KEK_HS: &str = "kek-hs-1";
-/// Wraps meters' master keys (RFC 3394).
-pub(crate) const KEK_MK: &str = "kek-mk-1";
+/// A kind of key-encryption key. Each has generations: `kek-ek-1`, `kek-ek-2` and so on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kek {
+    /// `kek-ek-N` wraps encryption keys (RFC 3394).
+    Encryption,
+    /// `kek-ak-N` seals authentication keys and passwords (AES-GCM).
+    Authentication,
+    /// `kek-hs-N` wraps HLS secrets (RFC 3394).
+    Secret,
+    /// `kek-mk-N` wraps meters' master keys (RFC 3394).
+    Master,
+}
+
+impl Kek {
+    /// The label of a generation.
+    pub(crate) fn of(self, generation: u32) -> String {
+        let stem = match self {
+            Self::Encryption => "kek-ek",
+            Self::Authentication => "kek-ak",
+            Self::Secret => "kek-hs",
+            Self::Master => "kek-mk",
+        };
+        format!("{stem}-{generation}")
+    }
+}
+
 /// Unwraps keys on their way in.
 pub(crate) const TRANSPORT: &str = "transport-1";
 
@@ -61,7 +79,10 @@ pub(crate) struct MeterKeys {
     /// Of a ciphered context.
     encryption: Option<Encryption>,
     pub(crate) hls_secret: HlsSecret,
-    /// RFC 3394 under `kek-mk-1`; empty for none.
+    /// N of the `kek-..-N` that its secrets are under. A context that is open keeps what it has when the row comes under
+    /// another.
+    pub(crate) kek_generation: u32,
+    /// RFC 3394 under `kek-mk-N`; empty for none.
     pub(crate) wrapped_master_key: Vec<u8>,
     /// X || Y; empty if not known.
     pub(crate) signing_key: Vec<u8>,
@@ -79,7 +100,7 @@ struct Encryption {
 pub(crate) enum HlsSecret {
     /// None is held, or none is needed.
     None,
-    /// RFC 3394 under `kek-hs-1`: the token digests it.
+    /// RFC 3394 under `kek-hs-N`: the token digests it.
     Wrapped(Vec<u8>),
     /// One that the token cannot digest.
     Readable(Zeroizing<Vec<u8>>),
@@ -203,14 +224,37 @@ pub(crate) enum Under<'a> {
 /// The token, and the keys unwrapped in it.
 pub(crate) struct Keyring {
     token: Token,
+    /// What new rows are kept under.
+    generation: u32,
     cache: Mutex<Cache>,
 }
 
 impl Keyring {
-    /// Holds at most `max` unwrapped keys.
-    pub(crate) fn new(token: Token, max: usize) -> Self {
+    /// Holds at most `max` unwrapped keys. New rows are kept under the newest generation that is whole, unless one is
+    /// pinned, which must be there.
+    pub(crate) async fn new(token: Token, max: usize, pinned: Option<u32>) -> Result<Self, Error> {
+        let there = token.kek_generations().await?;
+        // A token may lack HLS secrets or master keys altogether: then no generation has them.
+        let whole = there
+            .iter()
+            .map(hsm::KekGeneration::keys)
+            .max()
+            .unwrap_or(0);
+        let newest = there.iter().rev().find(|kek| kek.keys() == whole);
+        let generation = match pinned {
+            Some(pinned) => there.iter().find(|kek| kek.number == pinned),
+            None => newest,
+        };
+        let generation = generation.ok_or_else(|| Error::GenerationUnknown {
+            generation: pinned.unwrap_or(1),
+        })?;
+        Ok(Self::of(token, max, generation.number))
+    }
+
+    fn of(token: Token, max: usize, generation: u32) -> Self {
         Self {
             token,
+            generation,
             cache: Mutex::new(Cache {
                 max,
                 tick: 0,
@@ -221,6 +265,11 @@ impl Keyring {
 
     pub(crate) fn token(&self) -> &Token {
         &self.token
+    }
+
+    /// The generation that new rows are kept under.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// The keys of a row, as far as they are needed. Opens the seal that binds the row, unwraps the EK and compares its
@@ -249,6 +298,7 @@ impl Keyring {
             suite: row.suite,
             encryption,
             hls_secret: self.hls_secret(row, need.secret).await?,
+            kek_generation: row.generations.kek,
             wrapped_master_key: row.wrapped_master_key.clone(),
             signing_key: row.server_signing_key.clone(),
             agreement_key: row.server_agreement_key.clone(),
@@ -283,7 +333,11 @@ impl Keyring {
         kind: Kind,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         self.token
-            .reveal_ak(KEK_AK, &row.binding(kind), kind.of(row))
+            .reveal_ak(
+                &Kek::Authentication.of(row.generations.kek),
+                &row.binding(kind),
+                kind.of(row),
+            )
             .await
             .map_err(|e| match e {
                 hsm::Error::AuthFailed | hsm::Error::Length { .. } => Error::KeyRowChanged {
@@ -358,7 +412,10 @@ impl Keyring {
         let encryption = keys.encryption.as_ref().ok_or_else(|| keys.changed())?;
         let handle = self
             .token
-            .unwrap_key(KEK_EK, &encryption.wrapped)
+            .unwrap_key(
+                &Kek::Encryption.of(keys.kek_generation),
+                &encryption.wrapped,
+            )
             .await
             .map_err(|e| match e {
                 hsm::Error::WrappedKeyInvalid { .. } => keys.changed(),

@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 use crate::{
     custody::Custody,
     error::Error,
-    keyring::{KEK_AK, KEK_EK, KEK_HS, KEK_MK, TRANSPORT},
+    keyring::{Kek, TRANSPORT},
     seal::Kind,
-    store::KeyRow,
+    store::{Generations, KeyRow},
     trail,
 };
 
@@ -56,6 +56,8 @@ pub(crate) struct LabKeys {
 /// Secrets on their way into a row: those that the token keeps are wrapped, and empty for none.
 #[derive(Default)]
 struct Secrets {
+    /// The generation of the key-encryption keys they are under.
+    kek: u32,
     wrapped_ek: Vec<u8>,
     wrapped_hls_secret: Vec<u8>,
     wrapped_master_key: Vec<u8>,
@@ -130,8 +132,12 @@ impl Custody {
         }
         let token = self.keyring.token();
         let octets = identity.suite.key_len();
+        let kek = self.keyring.generation();
         let secrets = Secrets {
-            wrapped_ek: token.generate_wrapped(KEK_EK, octets).await?,
+            kek,
+            wrapped_ek: token
+                .generate_wrapped(&Kek::Encryption.of(kek), octets)
+                .await?,
             ak: Zeroizing::new(token.random(octets).await?).into(),
             ..Secrets::default()
         };
@@ -153,26 +159,28 @@ impl Custody {
         keys: WrappedKeys,
     ) -> Result<KeyRow, Error> {
         let token = self.keyring.token();
+        let kek = self.generation_of(&identity.meter_id).await?;
         let wrapped_ek = token
-            .import_wrapped(TRANSPORT, &keys.encryption_key, KEK_EK)
+            .import_wrapped(TRANSPORT, &keys.encryption_key, &Kek::Encryption.of(kek))
             .await
             .map_err(|e| wrapped_wrong(e, "wrapped_encryption_key"))?;
         let wrapped_master_key = match keys.master_key.as_slice() {
             [] => Vec::new(),
             wrapped => token
-                .import_wrapped(TRANSPORT, wrapped, KEK_MK)
+                .import_wrapped(TRANSPORT, wrapped, &Kek::Master.of(kek))
                 .await
                 .map_err(|e| wrapped_wrong(e, "wrapped_key_encryption_key"))?,
         };
         let wrapped_hls_secret = match keys.hls_secret.as_slice() {
             [] => Vec::new(),
             wrapped => token
-                .import_secret(TRANSPORT, wrapped, KEK_HS)
+                .import_secret(TRANSPORT, wrapped, &Kek::Secret.of(kek))
                 .await
                 .map_err(|e| wrapped_wrong(e, HLS_SECRET))?,
         };
         let readable = !keys.hls_secret.is_empty() && identity.names(Mechanism::HlsMd5);
         let secrets = Secrets {
+            kek,
             wrapped_ek,
             wrapped_master_key,
             wrapped_hls_secret,
@@ -195,18 +203,24 @@ impl Custody {
         keys: LabKeys,
     ) -> Result<KeyRow, Error> {
         let token = self.keyring.token();
+        let kek = self.generation_of(&identity.meter_id).await?;
         let secret = keys.hls_secret;
         let digestible = secret.len() >= 16 && secret.len().is_multiple_of(8);
         let wrapped_hls_secret = if digestible {
-            token.wrap_secret(KEK_HS, &secret).await?
+            token.wrap_secret(&Kek::Secret.of(kek), &secret).await?
         } else {
             Vec::new()
         };
         // A laboratory's secrets were in clear before: one more is kept so than a token needs, unless others were named.
         let readable = !digestible || identity.mechanisms == 0 || identity.names(Mechanism::HlsMd5);
         let secrets = Secrets {
-            wrapped_ek: self.wrap_clear(KEK_EK, &keys.encryption_key).await?,
-            wrapped_master_key: self.wrap_clear(KEK_MK, &keys.master_key).await?,
+            kek,
+            wrapped_ek: self
+                .wrap_clear(&Kek::Encryption.of(kek), &keys.encryption_key)
+                .await?,
+            wrapped_master_key: self
+                .wrap_clear(&Kek::Master.of(kek), &keys.master_key)
+                .await?,
             wrapped_hls_secret,
             ak: keys.authentication_key.into(),
             password: keys.password.into(),
@@ -217,6 +231,12 @@ impl Custody {
             },
         };
         self.import(principal, identity, "lab", &secrets).await
+    }
+
+    /// The generation that keys for a meter come under: if it has some, theirs, so that the same keys are the same octets.
+    async fn generation_of(&self, meter_id: &str) -> Result<u32, Error> {
+        let held = self.store.keys(meter_id).await?;
+        Ok(held.map_or(self.keyring.generation(), |row| row.generations.kek))
     }
 
     async fn wrap_clear(&self, kek: &str, key: &Zeroizing<Vec<u8>>) -> Result<Vec<u8>, Error> {
@@ -276,7 +296,8 @@ impl Custody {
         let check_value = if secrets.wrapped_ek.is_empty() {
             Vec::new()
         } else {
-            let handle = token.unwrap_key(KEK_EK, &secrets.wrapped_ek).await?;
+            let kek = Kek::Encryption.of(secrets.kek);
+            let handle = token.unwrap_key(&kek, &secrets.wrapped_ek).await?;
             token.check_value(&handle).await?.to_vec()
         };
         let mut row = KeyRow {
@@ -295,6 +316,10 @@ impl Custody {
             policies: identity.policies,
             server_signing_key: identity.signing_key,
             server_agreement_key: identity.agreement_key,
+            generations: Generations {
+                kek: secrets.kek,
+                ..Generations::default()
+            },
             ..KeyRow::default()
         };
         row.sealed_authentication_key = self
@@ -306,7 +331,8 @@ impl Custody {
             .await?;
         if row.needs_seal() {
             let bound = row.binding(Kind::Row);
-            row.row_seal = token.protect_ak(KEK_AK, &bound, &[]).await?;
+            let kek = Kek::Authentication.of(secrets.kek);
+            row.row_seal = token.protect_ak(&kek, &bound, &[]).await?;
         }
         Ok(row)
     }
@@ -314,15 +340,16 @@ impl Custody {
     async fn seal(&self, row: &KeyRow, kind: Kind, secret: &Incoming) -> Result<Vec<u8>, Error> {
         let token = self.keyring.token();
         let bound = row.binding(kind);
+        let kek = Kek::Authentication.of(row.generations.kek);
         match secret {
             Incoming::None => Ok(Vec::new()),
-            Incoming::Clear(secret) => Ok(token.protect_ak(KEK_AK, &bound, secret).await?),
+            Incoming::Clear(secret) => Ok(token.protect_ak(&kek, &bound, secret).await?),
             Incoming::Key(wrapped) => token
-                .import_ak(TRANSPORT, wrapped, KEK_AK, &bound)
+                .import_ak(TRANSPORT, wrapped, &kek, &bound)
                 .await
                 .map_err(|e| wrapped_wrong(e, "wrapped_authentication_key")),
             Incoming::Secret(wrapped) => token
-                .import_readable_secret(TRANSPORT, wrapped, KEK_AK, &bound)
+                .import_readable_secret(TRANSPORT, wrapped, &kek, &bound)
                 .await
                 .map_err(|e| wrapped_wrong(e, HLS_SECRET)),
         }

@@ -76,6 +76,9 @@ pub fn serve(
 async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(), StartError> {
     let gate = Gate::new(permit_key(&config.permit_key_file)?, &config);
     let token = hsm::Token::open(&config.token, hsm::Role::Custody).await?;
+    let max = config.unwrapped_keys_max;
+    let keyring = Keyring::new(token.clone(), max, config.kek_generation).await;
+    let keyring = keyring.map_err(|e| StartError::context("kek_generation", e))?;
     let certificates = Certificates::load(&config, &token).await?;
     let store = Store::new(kit::sql::open(&config.database, store::MIGRATIONS).await?);
     let trail = Trail::new(kit::client::channel(&config.auditor, &config.server.tls)?);
@@ -85,7 +88,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     tasks.spawn("trail", carrier.run(shutdown.clone()));
     let custody = Custody {
         store,
-        keyring: Arc::new(Keyring::new(token.clone(), config.unwrapped_keys_max)),
+        keyring: Arc::new(keyring),
         contexts: Arc::new(Contexts::new(config.contexts_max)),
         gate: Arc::new(gate),
         certificates: Arc::new(certificates),

@@ -14,7 +14,7 @@ use hsm::{Curve, KeyHandle};
 
 use crate::{
     error::Error,
-    keyring::{KEK_MK, Keyring, MeterKeys, agreement_label, curve, signing_label},
+    keyring::{Kek, Keyring, MeterKeys, agreement_label, curve, signing_label},
     terms::Terms,
 };
 
@@ -34,7 +34,10 @@ pub(crate) async fn make(
         }
         KeyChoice::Wrapped => {
             let master = token
-                .unwrap_master_key(KEK_MK, &keys.wrapped_master_key)
+                .unwrap_master_key(
+                    &Kek::Master.of(keys.kek_generation),
+                    &keys.wrapped_master_key,
+                )
                 .await?;
             let octets = keys.suite.key_len();
             let (key, wrapped) = token.generate_under(&master, octets).await?;
@@ -74,7 +77,10 @@ pub(crate) async fn find(
         Some(KeyInfo::Identified(_)) => return Err(invalid("it names a key that is not ours")),
         Some(KeyInfo::Wrapped(wrapped)) => {
             let master = token
-                .unwrap_master_key(KEK_MK, &keys.wrapped_master_key)
+                .unwrap_master_key(
+                    &Kek::Master.of(keys.kek_generation),
+                    &keys.wrapped_master_key,
+                )
                 .await?;
             token.unwrap_under(&master, wrapped).await
         }

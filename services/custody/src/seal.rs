@@ -1,6 +1,6 @@
 //! What binds a secret at rest to its row.
 //!
-//! Secrets are sealed with AES-GCM under `kek-ak-1`; what they belong to is the additional authenticated data. RFC 3394,
+//! Secrets are sealed with AES-GCM under `kek-ak-N`; what they belong to is the additional authenticated data. RFC 3394,
 //! which keeps encryption keys, master keys and HLS secrets, has none: a wrapped key alone could be moved to another
 //! meter's row, check value and all. So the seal of the authentication key covers *every* fact of the row: after any
 //! such change it does not open, and without authentication key nothing is ciphered. A row without one has a seal of

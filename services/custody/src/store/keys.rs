@@ -25,11 +25,11 @@ pub(crate) struct KeyRow {
     pub(crate) meter_id: String,
     pub(crate) client_system_title: Vec<u8>,
     pub(crate) server_system_title: Vec<u8>,
-    /// RFC 3394 under `kek-ek-1`; empty for a meter without ciphering.
+    /// RFC 3394 under `kek-ek-N`; empty for a meter without ciphering.
     pub(crate) wrapped_encryption_key: Vec<u8>,
-    /// AES-GCM under `kek-ak-1`; empty for a meter without ciphering.
+    /// AES-GCM under `kek-ak-N`; empty for a meter without ciphering.
     pub(crate) sealed_authentication_key: Vec<u8>,
-    /// AES-GCM under `kek-ak-1`; empty for a meter without password.
+    /// AES-GCM under `kek-ak-N`; empty for a meter without password.
     pub(crate) sealed_password: Vec<u8>,
     pub(crate) check_value: Vec<u8>,
     pub(crate) source: String,
@@ -43,17 +43,17 @@ pub(crate) struct KeyRow {
     pub(crate) mechanisms: u8,
     /// Which policies were named besides authenticated and encrypted: bit 0 authenticated only, bit 1 encrypted only.
     pub(crate) policies: u8,
-    /// RFC 3394 under `kek-hs-1`; empty for none, or one that it does not wrap.
+    /// RFC 3394 under `kek-hs-N`; empty for none, or one that it does not wrap.
     pub(crate) wrapped_hls_secret: Vec<u8>,
-    /// AES-GCM under `kek-ak-1`: where the token cannot digest it; mostly empty.
+    /// AES-GCM under `kek-ak-N`: where the token cannot digest it; mostly empty.
     pub(crate) sealed_hls_secret: Vec<u8>,
-    /// RFC 3394 under `kek-mk-1`; empty for none.
+    /// RFC 3394 under `kek-mk-N`; empty for none.
     pub(crate) wrapped_master_key: Vec<u8>,
     /// X || Y; empty if not known.
     pub(crate) server_signing_key: Vec<u8>,
     /// X || Y; empty if not known.
     pub(crate) server_agreement_key: Vec<u8>,
-    /// AES-GCM of nothing under `kek-ak-1`: binds the fields above where no authentication key does.
+    /// AES-GCM of nothing under `kek-ak-N`: binds the fields above where no authentication key does.
     pub(crate) row_seal: Vec<u8>,
     /// Of the keys in this row, and of those they are under.
     pub(crate) generations: Generations,
