@@ -86,11 +86,14 @@ struct Shared {
     peers: Peers,
     slots: Arc<Semaphore>,
     body_max: usize,
+    /// Methods whose requests are streams without end: their messages are limited, not the sum of them.
+    endless: Vec<&'static str>,
 }
 
 impl EdgeLayer {
-    pub(crate) fn new(config: &config::Server) -> Self {
+    pub(crate) fn new(config: &config::Server, endless: Vec<&'static str>) -> Self {
         Self(Arc::new(Shared {
+            endless,
             peers: config.peers.clone(),
             slots: Arc::new(Semaphore::new(config.max_concurrent_requests)),
             body_max: config.max_message_bytes,
@@ -146,8 +149,11 @@ where
                 span.record("peer", peer.name.as_str());
                 request.extensions_mut().insert(peer.name);
             }
-            let limited = request.map(|body| Body::new(Limited::new(body, self.shared.body_max)));
-            (slot, self.inner.call(limited))
+            let request = match self.shared.endless.contains(&path.as_str()) {
+                true => request,
+                false => request.map(|body| Body::new(Limited::new(body, self.shared.body_max))),
+            };
+            (slot, self.inner.call(request))
         });
         let work = async move {
             let response = match admitted {
@@ -157,11 +163,13 @@ where
                     drop(slot);
                     match response {
                         Ok(response) => response?,
-                        Err(panic) => panicked(&panic).into_http(),
+                        Err(panic) => panicked(&*panic).into_http(),
                     }
                 }
             };
-            report(&path, &response, started.elapsed());
+            let code = Status::from_header_map(response.headers());
+            let code = code.map_or(Code::Ok, |status| status.code());
+            report(&path, code, started.elapsed());
             Ok(response)
         };
         Box::pin(context::enter(context, work).instrument(span))
@@ -249,7 +257,7 @@ fn parent_of(headers: &HeaderMap) -> opentelemetry::Context {
     })
 }
 
-fn panicked(panic: &(dyn Any + Send)) -> Status {
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Status {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)
@@ -259,8 +267,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Status {
 }
 
 /// One line and one measurement per request. A stream that fails later has already been counted as begun.
-fn report(path: &str, response: &Response<Body>, took: Duration) {
-    let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
+pub(crate) fn report(path: &str, code: Code, took: Duration) {
     let instruments = instruments();
     let labels = [
         KeyValue::new("rpc.method", path.to_owned()),

@@ -24,6 +24,7 @@ pub mod tls;
 
 mod crash;
 mod edge;
+mod job;
 mod peer;
 mod replicas;
 mod run;
@@ -37,6 +38,7 @@ mod trail;
 pub use crate::{
     client::Channel,
     crash::crash_point,
+    job::{Origin, run_job},
     peer::{PeerName, PeerNameError, peer},
     replicas::{Replica, Replicas},
     run::{ServiceConfig, run},

@@ -60,6 +60,7 @@ pub struct Server {
     tls: Arc<rustls::ServerConfig>,
     routes: RoutesBuilder,
     services: Vec<&'static str>,
+    endless: Vec<&'static str>,
     health: HealthReporter,
 }
 
@@ -99,6 +100,7 @@ impl Server {
             tls: tls::server_config(&config.tls)?,
             routes,
             services: Vec::new(),
+            endless: Vec::new(),
             health,
         })
     }
@@ -121,6 +123,14 @@ impl Server {
     {
         self.services.push(S::NAME);
         self.routes.add_service(service);
+        self
+    }
+
+    /// Says that the requests of this method (`/package.Service/Method`) are a stream without end: `max_message_bytes`
+    /// limits each message of it, not their sum. The handler bounds what it keeps of them.
+    #[must_use]
+    pub fn endless(mut self, method: &'static str) -> Self {
+        self.endless.push(method);
         self
     }
 
@@ -161,7 +171,7 @@ impl Server {
         let drain = Duration::from_secs(self.config.drain_seconds);
         let served = Transport::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
-            .layer(EdgeLayer::new(&self.config))
+            .layer(EdgeLayer::new(&self.config, self.endless))
             .add_routes(self.routes.routes())
             .serve_with_incoming_shutdown(ReceiverStream::new(connections), {
                 let shutdown = shutdown.clone();

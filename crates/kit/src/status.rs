@@ -58,6 +58,23 @@ pub fn status(fault: &impl Fault) -> Status {
     Status::with_error_details(fault.code(), message, details)
 }
 
+/// A status as fields of a message: code, text, and the encoded details.
+#[must_use]
+pub fn to_parts(status: &Status) -> (i32, String, Vec<u8>) {
+    let details = status.details().to_vec();
+    (status.code().into(), status.message().to_owned(), details)
+}
+
+/// The reverse of [`to_parts`]. A failure that says it is none is [`Code::Unknown`].
+#[must_use]
+pub fn from_parts(code: i32, message: String, details: Vec<u8>) -> Status {
+    let code = match Code::from_i32(code) {
+        Code::Ok => Code::Unknown,
+        code => code,
+    };
+    Status::with_details(code, message, details.into())
+}
+
 /// An error and its causes, on one line.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {

@@ -6,25 +6,22 @@ use dlms::{
     CipherFailure, CipherJob, CipherOp, CipherOutput, KeyChoice, Protection, SystemTitle,
     security::Envelope,
 };
-use kit::Channel;
 use latchkey_proto::{
     audit::v1::SignedPermit,
     custody::v1::{
         self as pb, AnswerChallengeRequest, CloseContextRequest, Mechanism, OpenContextRequest,
         OpenContextResponse, ProtectRequest, ProtectResponse, UnprotectRequest, UnprotectResponse,
-        VerifyAnswerRequest, cipher_service_client::CipherServiceClient,
+        VerifyAnswerRequest, cipher_job::Job, cipher_result::Outcome,
     },
 };
 use tonic::{Code, Status};
 
 use self::seen::Seen;
-
-/// A client of custody's cipher service.
-pub(crate) type Custody = CipherServiceClient<Channel>;
+use crate::lane::{Lane, foreign};
 
 /// A context that is open in custody.
 pub(crate) struct Context {
-    custody: Custody,
+    custody: Lane,
     id: String,
     /// What custody said when it last said no.
     pub(crate) refusal: Option<Status>,
@@ -46,7 +43,7 @@ pub(crate) struct Terms {
 impl Context {
     /// Opens a context under a permit; custody judges the permit.
     pub(crate) async fn open(
-        mut custody: Custody,
+        custody: Lane,
         terms: Terms,
     ) -> Result<(Self, OpenContextResponse), Status> {
         let request = OpenContextRequest {
@@ -56,7 +53,7 @@ impl Context {
             protection: terms.protection.into(),
             security: terms.security,
         };
-        let response = custody.open_context(request).await?.into_inner();
+        let response = custody.client().open_context(request).await?.into_inner();
         let context = Self {
             custody,
             id: response.context_id.clone(),
@@ -84,16 +81,20 @@ impl Context {
                     server_challenge: challenge,
                     server_system_title: title_of(peer_title),
                 };
-                let answered = self.custody.answer_challenge(request).await;
-                answered.map(|answer| CipherOutput::Token(answer.into_inner().token))
+                match self.custody.run(Job::AnswerChallenge(request)).await {
+                    Ok(Outcome::AnswerChallenge(answer)) => Ok(CipherOutput::Token(answer.token)),
+                    other => Err(refusal(other)),
+                }
             }
             CipherOp::Verify { token, .. } => {
                 let request = VerifyAnswerRequest {
                     context_id: self.id.clone(),
                     token,
                 };
-                let verified = self.custody.verify_answer(request).await;
-                verified.map(|_| CipherOutput::Verified)
+                match self.custody.run(Job::VerifyAnswer(request)).await {
+                    Ok(Outcome::VerifyAnswer(_)) => Ok(CipherOutput::Verified),
+                    other => Err(refusal(other)),
+                }
             }
         };
         done.map_err(|status| self.refused(status))
@@ -113,11 +114,13 @@ impl Context {
             context_id: self.id.clone(),
             apdu,
         };
-        let asked = self.custody.protect(request).await;
         let ProtectResponse {
             apdu,
             invocation_counter,
-        } = asked.map_err(|status| self.refused(status))?.into_inner();
+        } = match self.custody.run(Job::Protect(request)).await {
+            Ok(Outcome::Protect(done)) => done,
+            other => return Err(self.refused(refusal(other))),
+        };
         if plain.is_some_and(|plain| plain != apdu) {
             return Err(CipherFailure::Refused);
         }
@@ -143,9 +146,10 @@ impl Context {
             context_id: self.id.clone(),
             apdu,
         };
-        let opened = self.custody.unprotect(request).await;
-        let UnprotectResponse { apdu } =
-            opened.map_err(|status| self.refused(status))?.into_inner();
+        let UnprotectResponse { apdu } = match self.custody.run(Job::Unprotect(request)).await {
+            Ok(Outcome::Unprotect(done)) => done,
+            other => return Err(self.refused(refusal(other))),
+        };
         if let Some(envelope) = &envelope {
             self.seen.record(envelope, digest);
         }
@@ -164,10 +168,15 @@ impl Context {
         let request = CloseContextRequest {
             context_id: std::mem::take(&mut self.id),
         };
-        if let Err(status) = self.custody.close_context(request).await {
+        if let Err(status) = self.custody.client().close_context(request).await {
             tracing::debug!(%status, "the cipher context was not closed");
         }
     }
+}
+
+/// Why a job has not the answer that belongs to it.
+fn refusal(done: Result<Outcome, Status>) -> Status {
+    done.err().unwrap_or_else(foreign)
 }
 
 /// A meter that did not say its title, where none is needed (HLS with MD5 and SHA-1, not ciphered), has eight zeros for

@@ -29,6 +29,7 @@ pub mod command;
 pub mod config;
 pub mod directory;
 pub mod error;
+pub mod lane;
 pub mod store;
 
 mod actor;
@@ -53,6 +54,7 @@ pub use crash::CRASH_POINTS;
 use crate::{
     api::{association::AssociationApi, meter::MeterApi},
     associations::Associations,
+    lane::Lane,
     link::Gateway,
     opening::Tools,
     store::Store,
@@ -83,7 +85,11 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     };
     let tools = Tools {
         gateway: Gateway::new(&config.gateway, tls, config.connect_timeout())?,
-        custody: CipherServiceClient::new(channel(&config.custody, tls)?),
+        custody: Lane::new(
+            CipherServiceClient::new(channel(&config.custody, tls)?),
+            tasks.clone(),
+            Duration::from_millis(config.custody.timeout_ms),
+        ),
         trace,
         max_pdu: config.max_pdu,
         answer_timeout: Duration::from_millis(config.answer_timeout_ms.into()),

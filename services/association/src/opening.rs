@@ -12,9 +12,10 @@ use prost::Message as _;
 use tokio::time::timeout;
 
 use crate::{
-    custody::{Context, Custody, Terms},
+    custody::{Context, Terms},
     directory::Meter,
     error::Error,
+    lane::Lane,
     link::Gateway,
     plan::Plan,
     proposal::{Manner, client_config, conformance},
@@ -26,7 +27,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Tools {
     pub(crate) gateway: Gateway,
-    pub(crate) custody: Custody,
+    pub(crate) custody: Lane,
     pub(crate) trace: Trace,
     pub(crate) max_pdu: u16,
     pub(crate) answer_timeout: Duration,

@@ -43,6 +43,26 @@ fn assert_over((code, reason): &(Code, String)) {
     );
 }
 
+/// During an upgrade custody may be older than the stream of jobs.
+#[tokio::test]
+async fn an_older_custody_is_called() {
+    let bench = Bench::start(|_| {}, "").await;
+    bench.custody.know_calls_alone();
+    for holder in ["r-1", "r-2"] {
+        let opened = bench.open("reset", holder).await.unwrap();
+        let mut client = bench.client("reset");
+        let read = get(&opened.association_id, 70, "0.0.96.3.10.255", 2);
+        let answer = client.invoke(read).await.unwrap().into_inner();
+        assert_eq!(answer.delivery(), Delivery::Answered);
+        let over = ReleaseAssociationRequest {
+            association_id: opened.association_id,
+        };
+        client.release_association(over).await.unwrap();
+    }
+    assert_eq!(bench.custody.streams(), 0);
+    bench.stop().await;
+}
+
 #[tokio::test]
 async fn reads_acts_and_releases_over_hls5() {
     let bench = Bench::start(|_| {}, "").await;

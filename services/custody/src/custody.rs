@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use dlms::{Mechanism, security::ReplayWindow};
-use kit::{PeerName, clock};
+use kit::{PeerName, Shutdown, clock};
 use latchkey_proto::audit::v1::{EntryKind, Permit, SignedPermit};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -37,6 +37,8 @@ pub(crate) struct Custody {
     pub(crate) counters: Policy,
     pub(crate) lab_import: bool,
     pub(crate) leave: Leave,
+    /// Ends the streams of cipher jobs.
+    pub(crate) shutdown: Shutdown,
 }
 
 /// A context that is wanted; parsed.

@@ -99,11 +99,13 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
             legacy_hls: config.allow_legacy_hls,
             encryption_only: config.allow_encryption_only,
         },
+        shutdown: shutdown.clone(),
     };
     let limit = config.server.max_message_bytes;
     let server = Server::new("custody", &config.server)?
         .add(KeyServiceServer::new(custody.clone()).max_decoding_message_size(limit))
-        .add(CipherServiceServer::new(custody).max_decoding_message_size(limit));
+        .add(CipherServiceServer::new(custody).max_decoding_message_size(limit))
+        .endless("/latchkey.custody.v1.CipherService/Cipher");
     let health = server.health();
     let served = tokio::select! {
         // The server first: it says that it serves when it begins.

@@ -11,14 +11,16 @@ use std::{
 use dlms::{CipherFailure, CipherOp, CipherOutput, KeyChoice, SecurityControl, Suite, SystemTitle};
 use kit::status::Fault;
 use latchkey_proto::custody::v1::{
-    self as pb, AnswerChallengeRequest, AnswerChallengeResponse, CloseContextRequest,
-    CloseContextResponse, GetPermitUseRequest, GetPermitUseResponse, KeyInfo, Mechanism,
-    OpenContextRequest, OpenContextResponse, ProtectRequest, ProtectResponse, SecurityPolicy,
-    UnprotectRequest, UnprotectResponse, VerifyAnswerRequest, VerifyAnswerResponse,
+    self as pb, AnswerChallengeRequest, AnswerChallengeResponse, CipherRequest,
+    CloseContextRequest, CloseContextResponse, GetPermitUseRequest, GetPermitUseResponse, KeyInfo,
+    Mechanism, OpenContextRequest, OpenContextResponse, ProtectRequest, ProtectResponse,
+    SecurityPolicy, UnprotectRequest, UnprotectResponse, VerifyAnswerRequest, VerifyAnswerResponse,
     cipher_service_server::CipherService,
 };
 use softcipher::{Keys, Setup, SoftCipher};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::jobs::Results;
 
 /// The reset script table, which the fake custody refuses when told to.
 const SCRIPTS: [u8; 6] = [0, 0, 10, 1, 0, 255];
@@ -45,6 +47,10 @@ struct Inner {
     opened: AtomicU32,
     refuse_scripts: AtomicBool,
     commands: AtomicU32,
+    /// It is older than the stream of jobs.
+    calls_alone: AtomicBool,
+    /// Streams that were opened.
+    streams: AtomicU32,
 }
 
 #[derive(Clone)]
@@ -100,12 +106,24 @@ impl Custody {
             opened: AtomicU32::new(0),
             refuse_scripts: AtomicBool::new(false),
             commands: AtomicU32::new(0),
+            calls_alone: AtomicBool::new(false),
+            streams: AtomicU32::new(0),
         }))
     }
 
     /// From now on no ACTION on the script table is ciphered.
     pub fn refuse_scripts(&self) {
         self.0.refuse_scripts.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on it does not know the stream of jobs.
+    pub fn know_calls_alone(&self) {
+        self.0.calls_alone.store(true, Ordering::SeqCst);
+    }
+
+    /// How many streams of jobs were ever opened.
+    pub fn streams(&self) -> u32 {
+        self.0.streams.load(Ordering::SeqCst)
     }
 
     /// How many contexts were ever opened.
@@ -274,6 +292,20 @@ impl CipherService for Custody {
         })
         .map_err(|_| kit::status::status(&Refusal::AnswerWrong))?;
         Ok(Response::new(VerifyAnswerResponse {}))
+    }
+
+    type CipherStream = Results;
+
+    async fn cipher(
+        &self,
+        request: Request<Streaming<CipherRequest>>,
+    ) -> Result<Response<Results>, Status> {
+        if self.0.calls_alone.load(Ordering::SeqCst) {
+            return Err(Status::unimplemented("an older custody"));
+        }
+        self.0.streams.fetch_add(1, Ordering::SeqCst);
+        let results = super::jobs::results(self.clone(), request.into_inner());
+        Ok(Response::new(results))
     }
 
     async fn close_context(

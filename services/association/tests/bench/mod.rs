@@ -6,6 +6,7 @@
 pub mod support;
 
 mod custody;
+mod jobs;
 
 use std::net::SocketAddr;
 

@@ -1,17 +1,20 @@
 //! `latchkey.custody.v1.CipherService`.
 
 use dlms::{KeyChoice, Protection, SecurityControl, Suite, agreement::AlgorithmId};
-use kit::clock;
+use kit::{PeerName, clock};
 use latchkey_proto::custody::v1::{
-    AlgorithmId as PbAlgorithmId, AnswerChallengeRequest, AnswerChallengeResponse,
+    AlgorithmId as PbAlgorithmId, AnswerChallengeRequest, AnswerChallengeResponse, CipherRequest,
     CloseContextRequest, CloseContextResponse, GetPermitUseRequest, GetPermitUseResponse, KeyInfo,
     OpenContextRequest, OpenContextResponse, PermitUse, ProtectRequest, ProtectResponse,
     Protection as PbProtection, Security, SecurityPolicy, UnprotectRequest, UnprotectResponse,
     VerifyAnswerRequest, VerifyAnswerResponse, cipher_service_server::CipherService,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{Violations, mechanism};
+use super::{
+    Violations, mechanism,
+    stream::{self, Results},
+};
 use crate::{
     custody::{Custody, Wanted},
     error::Error,
@@ -46,16 +49,8 @@ impl CipherService for Custody {
         request: Request<ProtectRequest>,
     ) -> Result<Response<ProtectResponse>, Status> {
         let peer = kit::peer(&request);
-        let asked = request.into_inner();
-        in_context(&asked.context_id, "apdu", &asked.apdu, 1..=APDU_MAX)?;
-        let (apdu, invocation_counter) = self
-            .protect(&peer, &asked.context_id, &asked.apdu)
-            .await
-            .inspect_err(|error| self.fenced(&peer, &asked.context_id, error))?;
-        Ok(Response::new(ProtectResponse {
-            apdu,
-            invocation_counter,
-        }))
+        let done = self.protect_asked(&peer, request.into_inner()).await?;
+        Ok(Response::new(done))
     }
 
     async fn unprotect(
@@ -63,13 +58,8 @@ impl CipherService for Custody {
         request: Request<UnprotectRequest>,
     ) -> Result<Response<UnprotectResponse>, Status> {
         let peer = kit::peer(&request);
-        let asked = request.into_inner();
-        in_context(&asked.context_id, "apdu", &asked.apdu, 1..=APDU_MAX)?;
-        let apdu = self
-            .unprotect(&peer, &asked.context_id, &asked.apdu)
-            .await
-            .inspect_err(|error| self.fenced(&peer, &asked.context_id, error))?;
-        Ok(Response::new(UnprotectResponse { apdu }))
+        let done = self.unprotect_asked(&peer, request.into_inner()).await?;
+        Ok(Response::new(done))
     }
 
     async fn answer_challenge(
@@ -77,19 +67,8 @@ impl CipherService for Custody {
         request: Request<AnswerChallengeRequest>,
     ) -> Result<Response<AnswerChallengeResponse>, Status> {
         let peer = kit::peer(&request);
-        let asked = request.into_inner();
-        in_context(
-            &asked.context_id,
-            "server_challenge",
-            &asked.server_challenge,
-            8..=64,
-        )?;
-        let (challenge, title) = (&asked.server_challenge, &asked.server_system_title);
-        let token = self
-            .answer_challenge(&peer, &asked.context_id, challenge, title)
-            .await
-            .inspect_err(|error| self.fenced(&peer, &asked.context_id, error))?;
-        Ok(Response::new(AnswerChallengeResponse { token }))
+        let done = self.answer_asked(&peer, request.into_inner()).await?;
+        Ok(Response::new(done))
     }
 
     async fn verify_answer(
@@ -97,12 +76,19 @@ impl CipherService for Custody {
         request: Request<VerifyAnswerRequest>,
     ) -> Result<Response<VerifyAnswerResponse>, Status> {
         let peer = kit::peer(&request);
-        let asked = request.into_inner();
-        in_context(&asked.context_id, "token", &asked.token, 1..=TOKEN_MAX)?;
-        self.verify_answer(&peer, &asked.context_id, &asked.token)
-            .await
-            .inspect_err(|error| self.fenced(&peer, &asked.context_id, error))?;
-        Ok(Response::new(VerifyAnswerResponse {}))
+        let done = self.verify_asked(&peer, request.into_inner()).await?;
+        Ok(Response::new(done))
+    }
+
+    type CipherStream = Results;
+
+    async fn cipher(
+        &self,
+        request: Request<Streaming<CipherRequest>>,
+    ) -> Result<Response<Results>, Status> {
+        let peer = kit::peer(&request);
+        let results = stream::results(self.clone(), peer, request.into_inner());
+        Ok(Response::new(results))
     }
 
     async fn close_context(
@@ -132,6 +118,64 @@ impl CipherService for Custody {
             })
             .collect();
         Ok(Response::new(GetPermitUseResponse { uses, associations }))
+    }
+}
+
+/// What calls and jobs of a stream have in common: parse, call, render.
+impl Custody {
+    pub(super) async fn protect_asked(
+        &self,
+        peer: &PeerName,
+        asked: ProtectRequest,
+    ) -> Result<ProtectResponse, Error> {
+        in_context(&asked.context_id, "apdu", &asked.apdu, 1..=APDU_MAX)?;
+        let (apdu, invocation_counter) =
+            self.protect(peer, &asked.context_id, &asked.apdu)
+                .await
+                .inspect_err(|error| self.fenced(peer, &asked.context_id, error))?;
+        Ok(ProtectResponse {
+            apdu,
+            invocation_counter,
+        })
+    }
+
+    pub(super) async fn unprotect_asked(
+        &self,
+        peer: &PeerName,
+        asked: UnprotectRequest,
+    ) -> Result<UnprotectResponse, Error> {
+        in_context(&asked.context_id, "apdu", &asked.apdu, 1..=APDU_MAX)?;
+        let apdu = self
+            .unprotect(peer, &asked.context_id, &asked.apdu)
+            .await
+            .inspect_err(|error| self.fenced(peer, &asked.context_id, error))?;
+        Ok(UnprotectResponse { apdu })
+    }
+
+    pub(super) async fn answer_asked(
+        &self,
+        peer: &PeerName,
+        asked: AnswerChallengeRequest,
+    ) -> Result<AnswerChallengeResponse, Error> {
+        let (challenge, title) = (&asked.server_challenge, &asked.server_system_title);
+        in_context(&asked.context_id, "server_challenge", challenge, 8..=64)?;
+        let token = self
+            .answer_challenge(peer, &asked.context_id, challenge, title)
+            .await
+            .inspect_err(|error| self.fenced(peer, &asked.context_id, error))?;
+        Ok(AnswerChallengeResponse { token })
+    }
+
+    pub(super) async fn verify_asked(
+        &self,
+        peer: &PeerName,
+        asked: VerifyAnswerRequest,
+    ) -> Result<VerifyAnswerResponse, Error> {
+        in_context(&asked.context_id, "token", &asked.token, 1..=TOKEN_MAX)?;
+        self.verify_answer(peer, &asked.context_id, &asked.token)
+            .await
+            .inspect_err(|error| self.fenced(peer, &asked.context_id, error))?;
+        Ok(VerifyAnswerResponse {})
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cipher;
 mod keys;
+mod stream;
 
 use latchkey_proto::custody::v1::Mechanism;
 

@@ -13,6 +13,7 @@ mod support;
 mod keys;
 mod meter;
 mod permits;
+mod stream;
 
 use std::path::Path;
 
@@ -122,6 +123,8 @@ async fn everything(dir: &Path) {
     meter::blocks_follow_a_permitted_get(&house, &mut simulated).await;
     meter::low_level_security_believes_rising_counters_only(&house, &mut simulated).await;
     meter::general_glo_names_the_sender(&house, &mut simulated).await;
+    stream::jobs_are_done_in_order(&house, &mut simulated).await;
+    stream::a_stream_takes_what_a_call_takes(&house, &mut simulated).await;
     permits::the_public_client_reads_counters_only(&house).await;
     permits::a_permit_opens_what_it_says(&house).await;
     permits::contexts_belong_to_their_peer(&house, &mut simulated).await;
