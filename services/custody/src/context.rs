@@ -236,6 +236,12 @@ impl Contexts {
         table.held.remove(id).map(|held| held.context)
     }
 
+    /// Ends every context of a meter: its row was changed.
+    pub(crate) fn end(&self, meter_id: &str) {
+        let of = |held: &Held| held.context.permit.meter_id == meter_id;
+        self.table().held.retain(|_, held| !of(held));
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

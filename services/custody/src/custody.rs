@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 use dlms::{Mechanism, security::ReplayWindow};
 use kit::{PeerName, Shutdown, clock};
 use latchkey_proto::audit::v1::{EntryKind, Permit, SignedPermit};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -39,6 +39,8 @@ pub(crate) struct Custody {
     pub(crate) leave: Leave,
     /// Ends the streams of cipher jobs.
     pub(crate) shutdown: Shutdown,
+    /// One for each bulk import that may be under way.
+    pub(crate) imports: Arc<Semaphore>,
 }
 
 /// A context that is wanted; parsed.
@@ -75,6 +77,10 @@ impl Custody {
                 self.reporter.refused(entry);
             })?;
         let row = self.store.keys(&wanted.meter_id).await?;
+        if let Some(row) = &row {
+            row.usable()
+                .inspect_err(|error| self.refused(&verified.permit, &[], error))?;
+        }
         let terms = wanted.terms;
         let public = terms
             .check(&wanted.meter_id, row.as_ref(), self.leave)

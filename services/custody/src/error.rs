@@ -23,8 +23,37 @@ pub enum Error {
         /// The meter.
         meter: String,
     },
-    /// The encryption key is another meter's.
-    #[error("another meter has the encryption key that came for meter {meter}")]
+    /// Somebody changed the meter's row since it was read.
+    #[error("the keys of meter {meter} were changed meanwhile")]
+    KeysChanged {
+        /// The meter.
+        meter: String,
+    },
+    /// Somebody else may have the meter's keys.
+    #[error("the keys of meter {meter} are marked compromised")]
+    KeysCompromised {
+        /// The meter.
+        meter: String,
+    },
+    /// The meter's keys were destroyed.
+    #[error("the keys of meter {meter} were destroyed")]
+    KeysDestroyed {
+        /// The meter.
+        meter: String,
+    },
+    /// A rotation of the meter's keys is not settled.
+    #[error("the keys of meter {meter} are being rotated")]
+    KeysUnsettled {
+        /// The meter.
+        meter: String,
+    },
+    /// As many bulk imports as there may be are under way.
+    #[error("another bulk import is under way")]
+    ImportsBusy,
+    /// The encryption key is, or was, in another place.
+    #[error(
+        "the encryption key that came for meter {meter} is, or was, another meter's, or an earlier one of this meter"
+    )]
     KeyInUse {
         /// The meter it came for.
         meter: String,
@@ -201,7 +230,12 @@ impl Fault for Error {
             Self::Request(_) | Self::WrappedKeyInvalid { .. } => Code::InvalidArgument,
             Self::KeysUnknown { .. } | Self::ContextUnknown | Self::ContextFenced => Code::NotFound,
             Self::KeysExist { .. } | Self::KeyInUse { .. } => Code::AlreadyExists,
+            Self::KeysChanged { .. } => Code::Aborted,
+            Self::ImportsBusy => Code::ResourceExhausted,
             Self::LabImportOff
+            | Self::KeysCompromised { .. }
+            | Self::KeysDestroyed { .. }
+            | Self::KeysUnsettled { .. }
             | Self::CountersExhausted { .. }
             | Self::AssociationRefused { .. }
             | Self::TokenLacks { .. }
@@ -233,6 +267,11 @@ impl Fault for Error {
             Self::KeysUnknown { .. } => "KEYS_UNKNOWN",
             Self::KeysExist { .. } => "KEYS_EXIST",
             Self::KeyInUse { .. } => "KEY_IN_USE",
+            Self::KeysChanged { .. } => "KEYS_CHANGED",
+            Self::KeysCompromised { .. } => "KEYS_COMPROMISED",
+            Self::KeysDestroyed { .. } => "KEYS_DESTROYED",
+            Self::KeysUnsettled { .. } => "KEYS_UNSETTLED",
+            Self::ImportsBusy => "IMPORTS_BUSY",
             Self::LabImportOff => "LAB_IMPORT_OFF",
             Self::WrappedKeyInvalid { .. } => "WRAPPED_KEY_INVALID",
             Self::KeyRowChanged { .. } => "KEY_ROW_CHANGED",
@@ -287,13 +326,20 @@ fn mend(error: &Error) -> Option<&'static str> {
         Error::KeysUnknown { .. } => "generate or import the meter's keys first",
         Error::KeysExist { .. } => "check the meter id; keys that are in use are never overwritten",
         Error::KeyInUse { .. } => {
-            "check the meter id; each meter needs a key of its own: under two ids one key would repeat its nonces"
+            "check the meter id, or have another key made; under two ids, or anew, one key would repeat its nonces"
         }
+        Error::KeysChanged { .. } => "look at the keys again, then decide again",
+        Error::KeysCompromised { .. } => {
+            "give the meter new keys: over the air, or on site and then destroy and import"
+        }
+        Error::KeysDestroyed { .. } => "import or generate other keys for the meter",
+        Error::KeysUnsettled { .. } => "settle the rotation first",
+        Error::ImportsBusy => "wait for its end, then try again",
         Error::LabImportOff => {
             "use wrapped keys; for laboratory meters only, set lab_import = true in custody's configuration and restart it"
         }
         Error::WrappedKeyInvalid { .. } => {
-            "wrap the key again (RFC 3394) under transport-1 of this token"
+            "wrap the key again under the transport key that was named, one of this token"
         }
         Error::KeyRowChanged { .. } => {
             "restore the row from a backup, raise next_counter, and find out who changed it"

@@ -42,8 +42,17 @@ impl Kek {
     }
 }
 
-/// Unwraps keys on their way in.
+/// Unwraps keys on their way in, unless another is named.
 pub(crate) const TRANSPORT: &str = "transport-1";
+
+/// The labels of one generation of key-encryption keys that wrap.
+pub(crate) fn keks(generation: u32) -> hsm::Keks {
+    hsm::Keks {
+        encryption: Kek::Encryption.of(generation),
+        master: Kek::Master.of(generation),
+        secret: Kek::Secret.of(generation),
+    }
+}
 
 /// The curve of a suite; suite 0 has none.
 pub(crate) fn curve(suite: Suite) -> Option<Curve> {
@@ -427,6 +436,11 @@ impl Keyring {
         self.cache()
             .put(&keys.meter_id, &encryption.wrapped, handle.clone());
         Ok(handle)
+    }
+
+    /// Lets go of a meter's key: the last handle destroys the object.
+    pub(crate) fn forget(&self, meter_id: &str) {
+        self.cache().held.remove(meter_id);
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {

@@ -1,66 +1,32 @@
 //! Putting meter keys in. None comes out.
 
-use std::time::{Duration, UNIX_EPOCH};
+pub(crate) mod batch;
+pub(crate) mod change;
+mod incoming;
+mod marks;
 
-use dlms::{Mechanism, SecurityControl, Suite};
-use kit::clock;
+use dlms::Mechanism;
 use latchkey_proto::audit::v1::EntryKind;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
+pub(crate) use self::incoming::*;
 use crate::{
     custody::Custody,
     error::Error,
-    keyring::{Kek, TRANSPORT},
+    keyring::{self, Kek},
     seal::Kind,
-    store::{Generations, KeyRow},
+    store::{Claim, Generations, KeyRow, KeyState, Placed},
     trail,
 };
-
-/// When the invocation counters of imported keys begin: 2026-01-01T00:00:00Z.
-const COUNTERS_BEGIN: Duration = Duration::from_secs(1_767_225_600);
-
-/// What is known of a meter in clear, and the titles its nonces are made of; parsed.
-pub(crate) struct Identity {
-    pub(crate) meter_id: String,
-    pub(crate) client_title: Vec<u8>,
-    pub(crate) server_title: Vec<u8>,
-    pub(crate) suite: Suite,
-    /// Bit n: the mechanism with id n was named. 0: none was.
-    pub(crate) mechanisms: u8,
-    /// As [`KeyRow::policies`].
-    pub(crate) policies: u8,
-    /// X || Y, a point of the suite's curve; or empty.
-    pub(crate) signing_key: Vec<u8>,
-    /// X || Y, a point of the suite's curve; or empty.
-    pub(crate) agreement_key: Vec<u8>,
-}
-
-/// Secrets wrapped under the transport key; the last two may be empty.
-pub(crate) struct WrappedKeys {
-    pub(crate) encryption_key: Vec<u8>,
-    pub(crate) authentication_key: Vec<u8>,
-    pub(crate) hls_secret: Vec<u8>,
-    pub(crate) master_key: Vec<u8>,
-}
-
-/// Secrets of a laboratory meter, in clear; each may be empty.
-pub(crate) struct LabKeys {
-    pub(crate) encryption_key: Zeroizing<Vec<u8>>,
-    pub(crate) authentication_key: Zeroizing<Vec<u8>>,
-    pub(crate) password: Zeroizing<Vec<u8>>,
-    pub(crate) hls_secret: Zeroizing<Vec<u8>>,
-    pub(crate) master_key: Zeroizing<Vec<u8>>,
-}
 
 /// Secrets on their way into a row: those that the token keeps are wrapped, and empty for none.
 #[derive(Default)]
 struct Secrets {
-    /// The generation of the key-encryption keys they are under.
-    kek: u32,
     wrapped_ek: Vec<u8>,
     wrapped_hls_secret: Vec<u8>,
     wrapped_master_key: Vec<u8>,
+    wrapped_broadcast_key: Vec<u8>,
     ak: Incoming,
     password: Incoming,
     /// For what the token cannot digest.
@@ -75,10 +41,10 @@ enum Incoming {
     None,
     /// In clear.
     Clear(Zeroizing<Vec<u8>>),
-    /// An AES key, wrapped under the transport key.
-    Key(Vec<u8>),
-    /// An HLS secret, wrapped under the transport key.
-    Secret(Vec<u8>),
+    /// An AES key, wrapped under the transport key of this label.
+    Key(String, Vec<u8>),
+    /// An HLS secret, wrapped likewise.
+    Secret(String, Vec<u8>),
 }
 
 impl From<Zeroizing<Vec<u8>>> for Incoming {
@@ -91,108 +57,117 @@ impl From<Zeroizing<Vec<u8>>> for Incoming {
     }
 }
 
-impl Identity {
-    fn names(&self, mechanism: Mechanism) -> bool {
-        self.mechanisms & bit(mechanism) != 0
-    }
-}
-
-/// Its place in [`KeyRow::mechanisms`].
-pub(crate) fn bit(mechanism: Mechanism) -> u8 {
-    1_u8.checked_shl(mechanism.id().into()).unwrap_or(0)
-}
-
-/// The place in [`KeyRow::policies`] of what is not both authenticated and encrypted.
-pub(crate) fn policy_bit(control: SecurityControl) -> u8 {
-    match (control.is_authenticated(), control.is_encrypted()) {
-        (true, true) => 0,
-        (true, false) => 1,
-        (false, _) => 2,
-    }
-}
-
-impl KeyRow {
-    /// Whether encryption without authentication was named.
-    pub(crate) fn names_encryption_alone(&self) -> bool {
-        self.policies & policy_bit(SecurityControl::ENC) != 0
-    }
-}
-
 impl Custody {
     /// Makes new keys in the token.
     pub(crate) async fn generate_keys(
         &self,
         principal: &str,
         identity: Identity,
+        broadcast: Broadcast,
     ) -> Result<KeyRow, Error> {
-        if self.store.keys(&identity.meter_id).await?.is_some() {
+        let held = self.store.keys(&identity.meter_id).await?;
+        let held = held.as_ref();
+        if held.is_some_and(|held| held.state != KeyState::Destroyed) {
             return Err(Error::KeysExist {
                 meter: identity.meter_id,
             });
         }
+        let place = self.place(held);
+        let keks = &place.keks;
         let token = self.keyring.token();
         let octets = identity.suite.key_len();
-        let kek = self.keyring.generation();
         let secrets = Secrets {
-            kek,
-            wrapped_ek: token
-                .generate_wrapped(&Kek::Encryption.of(kek), octets)
-                .await?,
+            wrapped_ek: token.generate_wrapped(&keks.encryption, octets).await?,
+            wrapped_broadcast_key: match broadcast {
+                Broadcast::None => Vec::new(),
+                Broadcast::New => token.generate_wrapped(&keks.encryption, octets).await?,
+                Broadcast::Of(meter) => self.broadcast_key(&meter, &place, octets).await?,
+            },
             ak: Zeroizing::new(token.random(octets).await?).into(),
             ..Secrets::default()
         };
         // Keys that never were anywhere else have no counter in use.
-        let row = self.row(identity, "generated", &secrets, 1).await?;
-        let meter = row.meter_id.clone();
-        if self.insert(principal, &row).await? {
-            self.stored_keys(&meter).await
-        } else {
-            Err(Error::KeysExist { meter })
+        let new = New {
+            source: "generated",
+            counter: 1,
+            place,
+        };
+        let (row, claims) = self.row(identity, new, &secrets).await?;
+        match self.insert(principal, &row, &claims).await? {
+            Placed::Stored => self.stored_keys(&row.meter_id).await,
+            Placed::MeterHasKeys => Err(Error::KeysExist {
+                meter: row.meter_id,
+            }),
+            Placed::KeyInUse => Err(Error::KeyInUse {
+                meter: row.meter_id,
+            }),
         }
     }
 
-    /// Takes keys wrapped under the transport key.
+    /// The broadcast key of a meter's group, for another meter of it.
+    async fn broadcast_key(
+        &self,
+        meter: &str,
+        place: &Place,
+        octets: usize,
+    ) -> Result<Vec<u8>, Error> {
+        let row = self.stored_keys(meter).await?;
+        let wrapped = row.wrapped_broadcast_key;
+        if row.generations.kek == place.generations.kek && wrapped.len() == octets + WRAP {
+            return Ok(wrapped);
+        }
+        let why = "has no broadcast key of this suite under the newest key-encryption keys";
+        Err(Error::Request(vec![(
+            "broadcast_key_of".to_owned(),
+            format!("{meter} {why}"),
+        )]))
+    }
+
+    /// Takes keys wrapped under a transport key.
     pub(crate) async fn import_keys(
         &self,
         principal: &str,
         identity: Identity,
         keys: WrappedKeys,
     ) -> Result<KeyRow, Error> {
-        let token = self.keyring.token();
-        let kek = self.generation_of(&identity.meter_id).await?;
-        let wrapped_ek = token
-            .import_wrapped(TRANSPORT, &keys.encryption_key, &Kek::Encryption.of(kek))
-            .await
-            .map_err(|e| wrapped_wrong(e, "wrapped_encryption_key"))?;
-        let wrapped_master_key = match keys.master_key.as_slice() {
-            [] => Vec::new(),
+        let held = self.store.keys(&identity.meter_id).await?;
+        let place = self.place(held.as_ref());
+        let (token, keks, transport) = (self.keyring.token(), &place.keks, &keys.transport);
+        let key = async |wrapped: &[u8], kek: &str, which| match wrapped {
+            [] => Ok(Vec::new()),
             wrapped => token
-                .import_wrapped(TRANSPORT, wrapped, &Kek::Master.of(kek))
+                .import_wrapped(transport, wrapped, kek)
                 .await
-                .map_err(|e| wrapped_wrong(e, "wrapped_key_encryption_key"))?,
+                .map_err(|e| wrapped_wrong(e, which)),
         };
         let wrapped_hls_secret = match keys.hls_secret.as_slice() {
             [] => Vec::new(),
             wrapped => token
-                .import_secret(TRANSPORT, wrapped, &Kek::Secret.of(kek))
+                .import_secret(transport, wrapped, &keks.secret)
                 .await
                 .map_err(|e| wrapped_wrong(e, HLS_SECRET))?,
         };
         let readable = !keys.hls_secret.is_empty() && identity.names(Mechanism::HlsMd5);
         let secrets = Secrets {
-            kek,
-            wrapped_ek,
-            wrapped_master_key,
+            wrapped_ek: key(&keys.encryption_key, &keks.encryption, ENCRYPTION_KEY).await?,
+            wrapped_master_key: key(&keys.master_key, &keks.master, MASTER_KEY).await?,
+            wrapped_broadcast_key: key(&keys.broadcast_key, &keks.encryption, BROADCAST_KEY)
+                .await?,
             wrapped_hls_secret,
-            ak: Incoming::Key(keys.authentication_key),
             hls_secret: if readable {
-                Incoming::Secret(keys.hls_secret)
+                Incoming::Secret(keys.transport.clone(), keys.hls_secret)
             } else {
                 Incoming::None
             },
+            ak: Incoming::Key(keys.transport, keys.authentication_key),
             password: Incoming::None,
         };
-        self.import(principal, identity, "imported", &secrets).await
+        let new = New {
+            source: "imported",
+            counter: first_counter(),
+            place,
+        };
+        self.import(principal, identity, new, &secrets).await
     }
 
     /// Takes keys in clear, of a laboratory meter.
@@ -202,24 +177,25 @@ impl Custody {
         identity: Identity,
         keys: LabKeys,
     ) -> Result<KeyRow, Error> {
-        let token = self.keyring.token();
-        let kek = self.generation_of(&identity.meter_id).await?;
+        let held = self.store.keys(&identity.meter_id).await?;
+        let place = self.place(held.as_ref());
+        let (token, keks) = (self.keyring.token(), &place.keks);
         let secret = keys.hls_secret;
         let digestible = secret.len() >= 16 && secret.len().is_multiple_of(8);
         let wrapped_hls_secret = if digestible {
-            token.wrap_secret(&Kek::Secret.of(kek), &secret).await?
+            token.wrap_secret(&keks.secret, &secret).await?
         } else {
             Vec::new()
         };
         // A laboratory's secrets were in clear before: one more is kept so than a token needs, unless others were named.
         let readable = !digestible || identity.mechanisms == 0 || identity.names(Mechanism::HlsMd5);
         let secrets = Secrets {
-            kek,
             wrapped_ek: self
-                .wrap_clear(&Kek::Encryption.of(kek), &keys.encryption_key)
+                .wrap_clear(&keks.encryption, &keys.encryption_key)
                 .await?,
-            wrapped_master_key: self
-                .wrap_clear(&Kek::Master.of(kek), &keys.master_key)
+            wrapped_master_key: self.wrap_clear(&keks.master, &keys.master_key).await?,
+            wrapped_broadcast_key: self
+                .wrap_clear(&keks.encryption, &keys.broadcast_key)
                 .await?,
             wrapped_hls_secret,
             ak: keys.authentication_key.into(),
@@ -230,13 +206,12 @@ impl Custody {
                 Incoming::None
             },
         };
-        self.import(principal, identity, "lab", &secrets).await
-    }
-
-    /// The generation that keys for a meter come under: if it has some, theirs, so that the same keys are the same octets.
-    async fn generation_of(&self, meter_id: &str) -> Result<u32, Error> {
-        let held = self.store.keys(meter_id).await?;
-        Ok(held.map_or(self.keyring.generation(), |row| row.generations.kek))
+        let new = New {
+            source: "lab",
+            counter: first_counter(),
+            place,
+        };
+        self.import(principal, identity, new, &secrets).await
     }
 
     async fn wrap_clear(&self, kek: &str, key: &Zeroizing<Vec<u8>>) -> Result<Vec<u8>, Error> {
@@ -250,29 +225,55 @@ impl Custody {
         &self,
         principal: &str,
         identity: Identity,
-        source: &str,
+        new: New,
         secrets: &Secrets,
     ) -> Result<KeyRow, Error> {
-        // Imported keys may have been in use: elsewhere, or here before this database was lost. Counters that begin
-        // with the seconds since 2026 are above all that came before, unless a meter was sent more than one request
-        // per second all the time; they reach the end of the space in 2161.
-        let since = clock::now()
-            .duration_since(UNIX_EPOCH + COUNTERS_BEGIN)
-            .unwrap_or_default()
-            .as_secs();
-        let first = u32::try_from(since).unwrap_or(u32::MAX).max(1);
-        let row = self.row(identity, source, secrets, first).await?;
+        let (row, claims) = self.row(identity, new, secrets).await?;
         let meter = row.meter_id.clone();
-        if self.insert(principal, &row).await? {
-            return self.stored_keys(&meter).await;
+        match self.insert(principal, &row, &claims).await? {
+            Placed::Stored => return self.stored_keys(&meter).await,
+            Placed::KeyInUse => return Err(Error::KeyInUse { meter }),
+            Placed::MeterHasKeys => {}
         }
-        let Some(held) = self.store.keys(&meter).await? else {
-            return Err(Error::KeyInUse { meter });
-        };
+        let held = self.stored_keys(&meter).await?;
         if self.same(&held, &row).await? {
             Ok(held)
         } else {
             Err(Error::KeysExist { meter })
+        }
+    }
+
+    /// Where new keys of a meter go, beside what is held for it. Those that are compared with what is held are wrapped
+    /// as that is; those that come after destroyed ones are the next generation.
+    pub(crate) fn place(&self, held: Option<&KeyRow>) -> Place {
+        let newest = self.keyring.generation();
+        let (generations, row_version, state) = match held {
+            None => (Generations::default(), 0, KeyState::Active),
+            Some(held) if held.state == KeyState::Destroyed => {
+                let was = held.generations;
+                let next = Generations {
+                    kek: newest,
+                    encryption: was.encryption.saturating_add(1),
+                    authentication: was.authentication.saturating_add(1),
+                    master: was.master.saturating_add(1),
+                    broadcast: was.broadcast.saturating_add(1),
+                };
+                (next, held.row_version, KeyState::Active)
+            }
+            Some(held) => (held.generations, held.row_version, held.state),
+        };
+        let generations = match held {
+            None => Generations {
+                kek: newest,
+                ..generations
+            },
+            Some(_) => generations,
+        };
+        Place {
+            keks: keyring::keks(generations.kek),
+            generations,
+            row_version,
+            state,
         }
     }
 
@@ -284,44 +285,35 @@ impl Custody {
         })
     }
 
-    /// Seals secrets into a row. The facts come first: the seals bind them.
+    /// Seals secrets into a row. The facts come first: the seals bind them. With it, what tells its keys from all others.
     async fn row(
         &self,
         identity: Identity,
-        source: &str,
+        new: New,
         secrets: &Secrets,
-        first: u32,
-    ) -> Result<KeyRow, Error> {
+    ) -> Result<(KeyRow, Vec<Claim>), Error> {
         let token = self.keyring.token();
-        let check_value = if secrets.wrapped_ek.is_empty() {
-            Vec::new()
-        } else {
-            let kek = Kek::Encryption.of(secrets.kek);
-            let handle = token.unwrap_key(&kek, &secrets.wrapped_ek).await?;
-            token.check_value(&handle).await?.to_vec()
+        let marks = |wrapped: &[u8]| {
+            let wrapped = (new.place.keks.encryption.clone(), wrapped.to_vec());
+            async move {
+                if wrapped.1.is_empty() {
+                    return Ok(None);
+                }
+                let marks = token.marks_of(vec![wrapped]).await?.pop();
+                Ok::<_, Error>(marks.transpose()?)
+            }
         };
-        let mut row = KeyRow {
-            wrapped_encryption_key: secrets.wrapped_ek.clone(),
-            wrapped_hls_secret: secrets.wrapped_hls_secret.clone(),
-            wrapped_master_key: secrets.wrapped_master_key.clone(),
-            check_value,
-            source: source.to_owned(),
-            next_counter: first,
-            create_us: clock::micros(clock::now()),
-            meter_id: identity.meter_id,
-            client_system_title: identity.client_title,
-            server_system_title: identity.server_title,
-            suite: identity.suite,
-            mechanisms: identity.mechanisms,
-            policies: identity.policies,
-            server_signing_key: identity.signing_key,
-            server_agreement_key: identity.agreement_key,
-            generations: Generations {
-                kek: secrets.kek,
-                ..Generations::default()
-            },
-            ..KeyRow::default()
-        };
+        let encryption = marks(&secrets.wrapped_ek).await?;
+        let broadcast = marks(&secrets.wrapped_broadcast_key).await?;
+        let mut row = new.row(identity);
+        row.wrapped_encryption_key.clone_from(&secrets.wrapped_ek);
+        row.wrapped_hls_secret
+            .clone_from(&secrets.wrapped_hls_secret);
+        row.wrapped_master_key
+            .clone_from(&secrets.wrapped_master_key);
+        row.wrapped_broadcast_key
+            .clone_from(&secrets.wrapped_broadcast_key);
+        let claims = row.take_marks(encryption, broadcast);
         row.sealed_authentication_key = self
             .seal(&row, Kind::AuthenticationKey, &secrets.ak)
             .await?;
@@ -331,10 +323,10 @@ impl Custody {
             .await?;
         if row.needs_seal() {
             let bound = row.binding(Kind::Row);
-            let kek = Kek::Authentication.of(secrets.kek);
+            let kek = Kek::Authentication.of(row.generations.kek);
             row.row_seal = token.protect_ak(&kek, &bound, &[]).await?;
         }
-        Ok(row)
+        Ok((row, claims))
     }
 
     async fn seal(&self, row: &KeyRow, kind: Kind, secret: &Incoming) -> Result<Vec<u8>, Error> {
@@ -344,27 +336,32 @@ impl Custody {
         match secret {
             Incoming::None => Ok(Vec::new()),
             Incoming::Clear(secret) => Ok(token.protect_ak(&kek, &bound, secret).await?),
-            Incoming::Key(wrapped) => token
-                .import_ak(TRANSPORT, wrapped, &kek, &bound)
+            Incoming::Key(transport, wrapped) => token
+                .import_ak(transport, wrapped, &kek, &bound)
                 .await
-                .map_err(|e| wrapped_wrong(e, "wrapped_authentication_key")),
-            Incoming::Secret(wrapped) => token
-                .import_readable_secret(TRANSPORT, wrapped, &kek, &bound)
+                .map_err(|e| wrapped_wrong(e, AUTHENTICATION_KEY)),
+            Incoming::Secret(transport, wrapped) => token
+                .import_readable_secret(transport, wrapped, &kek, &bound)
                 .await
                 .map_err(|e| wrapped_wrong(e, HLS_SECRET)),
         }
     }
 
-    async fn insert(&self, principal: &str, row: &KeyRow) -> Result<bool, Error> {
+    async fn insert(
+        &self,
+        principal: &str,
+        row: &KeyRow,
+        claims: &[Claim],
+    ) -> Result<Placed, Error> {
         let entry = trail::entry(EntryKind::Key, principal, &row.meter_id, story(row));
-        let inserted = self.store.insert_keys(row, &entry).await?;
+        let inserted = self.store.insert_keys(row, claims, &entry).await?;
         self.reporter.stored();
         Ok(inserted)
     }
 
     /// Whether the row held is of the same secrets and facts. RFC 3394 has no randomness: the same key wraps to the same
     /// octets.
-    async fn same(&self, held: &KeyRow, new: &KeyRow) -> Result<bool, Error> {
+    pub(crate) async fn same(&self, held: &KeyRow, new: &KeyRow) -> Result<bool, Error> {
         // Meter, titles, suite, mechanisms, policies, wrapped and public keys are what the seal of nothing binds.
         if held.binding(Kind::Row) != new.binding(Kind::Row) {
             return Ok(false);
@@ -415,11 +412,9 @@ fn story(row: &KeyRow) -> String {
     story
 }
 
-fn wrapped_wrong(error: hsm::Error, which: &'static str) -> Error {
+pub(crate) fn wrapped_wrong(error: hsm::Error, which: &'static str) -> Error {
     match error {
         hsm::Error::WrappedKeyInvalid { .. } => Error::WrappedKeyInvalid { which },
         other => other.into(),
     }
 }
-
-const HLS_SECRET: &str = "wrapped_hls_secret";

@@ -53,6 +53,7 @@ use latchkey_proto::{
         cipher_service_server::CipherServiceServer, key_service_server::KeyServiceServer,
     },
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     client::Certificates, context::Contexts, custody::Custody, keyring::Keyring, permit::Gate,
@@ -62,6 +63,8 @@ pub use crate::{config::Config, crash::CRASH_POINTS, error::Error};
 
 /// How often the token is asked to prove itself.
 const TOKEN_CHECK: Duration = Duration::from_secs(2);
+/// Bulk imports under way at one time: each keeps the token as busy as it may.
+const IMPORTS_MAX: usize = 2;
 
 /// Runs until `shutdown` fires, then drains and returns.
 #[must_use]
@@ -100,7 +103,11 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
             encryption_only: config.allow_encryption_only,
         },
         shutdown: shutdown.clone(),
+        imports: Arc::new(Semaphore::new(IMPORTS_MAX)),
     };
+    custody.mark_stock().await.map_err(|error| {
+        StartError::context("cannot take the fingerprints of stored keys", error)
+    })?;
     let limit = config.server.max_message_bytes;
     let server = Server::new("custody", &config.server)?
         .add(KeyServiceServer::new(custody.clone()).max_decoding_message_size(limit))

@@ -8,7 +8,7 @@
 //! suite, and the mechanisms and policies the meter may be asked for by: whoever writes into the database can take a meter
 //! away, but not weaken it.
 
-use crate::store::{Generations, KeyRow};
+use crate::store::{Generations, KeyRow, KeyState};
 
 /// What a sealed secret is. Part of its AAD, so one cannot stand in for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,12 +90,18 @@ impl KeyRow {
         ];
         let generations = generations.map(u32::to_be_bytes).concat();
         facts.extend([&generations[..], &self.wrapped_broadcast_key]);
+        if self.state != KeyState::Active {
+            facts.push(self.state.name().as_bytes());
+        }
         bound(b"latchkey-custody-v3", &facts)
     }
 
-    /// Whether a key of it was changed, or wrapped anew, or is one that the first schemas did not have.
+    /// Whether a key of it was changed, or wrapped anew, or is one that the first schemas did not have, or is not to be
+    /// used any more.
     fn is_later_generation(&self) -> bool {
-        self.generations != Generations::default() || !self.wrapped_broadcast_key.is_empty()
+        self.generations != Generations::default()
+            || !self.wrapped_broadcast_key.is_empty()
+            || self.state != KeyState::Active
     }
 
     fn later_facts(&self) -> [&[u8]; 4] {
@@ -138,7 +144,7 @@ mod tests {
 
     #[test]
     fn every_part_of_a_row_is_bound() {
-        let changes: [fn(&mut KeyRow); 21] = [
+        let changes: [fn(&mut KeyRow); 23] = [
             |_| {},
             |row| row.meter_id = "m2".to_owned(),
             |row| std::mem::swap(&mut row.client_system_title, &mut row.server_system_title),
@@ -163,6 +169,8 @@ mod tests {
             |row| row.generations.master = 2,
             |row| row.generations.broadcast = 2,
             |row| row.wrapped_broadcast_key = b"x".to_vec(),
+            |row| row.state = KeyState::Compromised,
+            |row| row.state = KeyState::Destroyed,
         ];
         let kinds = [
             Kind::AuthenticationKey,

@@ -5,17 +5,21 @@
 //! of what it reports, and leaves the outbox only when the auditor has it.
 
 mod counters;
+mod fingerprints;
 mod keys;
 mod outbox;
 mod permits;
+mod stock;
 
 use kit::sql::{Migration, Pool};
 
 pub(crate) use self::{
     counters::{COUNTER_END, CounterOf, Reservation},
-    keys::{Generations, KeyRow},
+    fingerprints::{Claim, Fingerprint, KeyKind},
+    keys::{Generations, KeyRow, KeyState, Placed},
     outbox::Pending,
     permits::Use,
+    stock::{Arrival, Filter},
 };
 use crate::error::Error;
 
@@ -49,6 +53,12 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         version: 5,
         name: "generations",
         sql: include_str!("../migrations/0005_generations.sql"),
+    },
+    // Rows of before have no fingerprints: unmarked_keys says which, until each has its own.
+    Migration {
+        version: 6,
+        name: "states, batches, broadcast keys",
+        sql: include_str!("../migrations/0006_stock.sql"),
     },
 ];
 

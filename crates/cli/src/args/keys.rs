@@ -36,6 +36,12 @@ pub(crate) struct KeysGenerate {
     pub(crate) suite: u8,
     #[command(flatten)]
     pub(crate) uses: Uses,
+    /// Make a broadcast encryption key (GBEK), too: the first of a group.
+    #[arg(long)]
+    pub(crate) broadcast: bool,
+    /// A meter of the group whose broadcast encryption key is this one's, too.
+    #[arg(long, value_name = "ID", conflicts_with = "broadcast")]
+    pub(crate) broadcast_of: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +65,12 @@ pub(crate) struct KeysImport {
     /// Wrapped key-encryption key: 24 octets in hex, 40 in suite 2.
     #[arg(long, value_name = "HEX")]
     pub(crate) wrapped_kek: Option<String>,
+    /// Wrapped broadcast encryption key (GBEK), likewise; meters of a group have the same one.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) wrapped_gbek: Option<String>,
+    /// Label of the transport key that all are wrapped under: transport-1, unless another is named.
+    #[arg(long, value_name = "LABEL", default_value = "")]
+    pub(crate) transport: String,
     /// The meter's public key for ECDSA, X || Y: 64 octets in hex, 96 in suite 2.
     #[arg(long, value_name = "HEX")]
     pub(crate) server_signing_key: Option<String>,

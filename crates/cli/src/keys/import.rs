@@ -22,6 +22,8 @@ pub(super) async fn generate(
         security_suite: args.suite.into(),
         mechanisms: mechanisms(&args.uses.mechanism),
         policies: policies(&args.uses.policy),
+        broadcast_key: args.broadcast,
+        broadcast_key_of: args.broadcast_of.clone().unwrap_or_default(),
     };
     let what = format!("generate keys for {}", request.meter_id);
     let response = session
@@ -93,6 +95,8 @@ fn import_request(args: &KeysImport) -> Result<pb::ImportMeterKeysRequest, Failu
         )?,
         mechanisms: mechanisms(&args.uses.mechanism),
         policies: policies(&args.uses.policy),
+        wrapped_broadcast_key: optional("--wrapped-gbek", &args.wrapped_gbek, wrapped)?,
+        transport: args.transport.clone(),
     })
 }
 
@@ -128,6 +132,8 @@ mod tests {
             wrapped_ak: "33".repeat(wrapped),
             wrapped_hls_secret: None,
             wrapped_kek: None,
+            wrapped_gbek: None,
+            transport: String::new(),
             server_signing_key: (public > 0).then(|| "44".repeat(public)),
             server_agreement_key: None,
             uses: args::Uses {

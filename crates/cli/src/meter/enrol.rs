@@ -120,6 +120,7 @@ fn import_request(
             .map(|policy| custody::SecurityPolicy::from(policy).into())
             .into_iter()
             .collect(),
+        ..custody::ImportLabKeysRequest::default()
     })
 }
 

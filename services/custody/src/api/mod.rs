@@ -1,7 +1,9 @@
 //! The gRPC services: parse, authorise, call, render.
 
 mod cipher;
+mod incoming;
 mod keys;
+mod stock;
 mod stream;
 
 use latchkey_proto::custody::v1::Mechanism;

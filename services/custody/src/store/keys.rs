@@ -5,7 +5,12 @@ use kit::crash_point;
 use latchkey_proto::audit::v1::Entry;
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
-use super::{Store, counter, counters::received, outbox::enqueue};
+use super::{
+    Store, counter,
+    counters::received,
+    fingerprints::{self, Claim},
+    outbox::enqueue,
+};
 use crate::{crash, error::Error};
 
 /// The columns of [`KeyRow`], in the order of [`key_row`].
@@ -15,9 +20,11 @@ macro_rules! key_columns {
          sealed_password, check_value, source, next_counter, last_received, create_us, security_suite, mechanisms, \
          wrapped_hls_secret, sealed_hls_secret, wrapped_master_key, server_signing_key, server_agreement_key, row_seal, \
          policies, kek_generation, ek_generation, ak_generation, mk_generation, bk_generation, wrapped_broadcast_key, \
-         row_version, rotation_id, fence, counter_block, reserve_us"
+         row_version, rotation_id, fence, counter_block, reserve_us, state, state_reason, change_us, import_id, \
+         broadcast_check_value"
     };
 }
+pub(super) use key_columns;
 
 /// What is held for one meter. No field is a key in clear.
 #[derive(Clone, Default)]
@@ -69,6 +76,46 @@ pub(crate) struct KeyRow {
     pub(crate) counter_block: u32,
     /// When; 0 for never.
     pub(crate) reserve_us: i64,
+    /// Whether its keys may be used. Bound like a secret: who writes into the database cannot clear it.
+    pub(crate) state: KeyState,
+    /// Why it is not [`KeyState::Active`], in the words of who said so; else empty.
+    pub(crate) state_reason: String,
+    /// When facts, secrets or state changed last; 0 if they never did.
+    pub(crate) change_us: i64,
+    /// Names the batch it came in with, which the trail knows; empty for one that came alone.
+    pub(crate) import_id: String,
+    /// Of the broadcast key; empty for none.
+    pub(crate) broadcast_check_value: Vec<u8>,
+}
+
+/// Whether a meter's keys may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum KeyState {
+    /// They may.
+    #[default]
+    Active,
+    /// Somebody else may have them: they serve for nothing but to be replaced.
+    Compromised,
+    /// The secrets are gone. What is left keeps their fingerprints and the numbers of their generations.
+    Destroyed,
+}
+
+impl KeyState {
+    /// As the column has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Active => "ACTIVE",
+            Self::Compromised => "COMPROMISED",
+            Self::Destroyed => "DESTROYED",
+        }
+    }
+
+    fn of(name: &str) -> Result<Self, Error> {
+        [Self::Active, Self::Compromised, Self::Destroyed]
+            .into_iter()
+            .find(|state| state.name() == name)
+            .ok_or(Error::RowInvalid { column: "state" })
+    }
 }
 
 /// Generations count from 1, per meter and kind of key.
@@ -99,54 +146,25 @@ impl Default for Generations {
 }
 
 impl Store {
-    /// Stores a meter's keys with the entry that reports them. `false`, and nothing stored, if the meter has some, or
-    /// another meter has this encryption key.
-    pub(crate) async fn insert_keys(&self, row: &KeyRow, entry: &Entry) -> Result<bool, Error> {
+    /// Stores a meter's keys, claims their fingerprints, with the entry that reports them. Nothing is stored unless the
+    /// meter has none, or those it had are destroyed and `row` names that version.
+    pub(crate) async fn insert_keys(
+        &self,
+        row: &KeyRow,
+        claims: &[Claim],
+        entry: &Entry,
+    ) -> Result<Placed, Error> {
         crash_point(crash::BEFORE_STORE_KEYS);
         let mut tx = self.pool.begin().await?;
-        let inserted = sqlx::query(concat!(
-            "INSERT INTO meter_keys (",
-            key_columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
-             $22, $23, $24, $25, $26, 1, NULL, 0, 0, 0) ON CONFLICT DO NOTHING"
-        ))
-        .bind(row.meter_id.as_str())
-        .bind(row.client_system_title.as_slice())
-        .bind(row.server_system_title.as_slice())
-        .bind(row.wrapped_encryption_key.as_slice())
-        .bind(row.sealed_authentication_key.as_slice())
-        .bind(row.sealed_password.as_slice())
-        .bind(row.check_value.as_slice())
-        .bind(row.source.as_str())
-        .bind(i64::from(row.next_counter))
-        .bind(row.last_received.map_or(-1, i64::from))
-        .bind(row.create_us)
-        .bind(i64::from(row.suite.id()))
-        .bind(i64::from(row.mechanisms))
-        .bind(row.wrapped_hls_secret.as_slice())
-        .bind(row.sealed_hls_secret.as_slice())
-        .bind(row.wrapped_master_key.as_slice())
-        .bind(row.server_signing_key.as_slice())
-        .bind(row.server_agreement_key.as_slice())
-        .bind(row.row_seal.as_slice())
-        .bind(i64::from(row.policies))
-        .bind(i64::from(row.generations.kek))
-        .bind(i64::from(row.generations.encryption))
-        .bind(i64::from(row.generations.authentication))
-        .bind(i64::from(row.generations.master))
-        .bind(i64::from(row.generations.broadcast))
-        .bind(row.wrapped_broadcast_key.as_slice())
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        if inserted == 0 {
+        let placed = place(&mut tx, row, claims).await?;
+        if placed != Placed::Stored {
             tx.rollback().await?;
-            return Ok(false);
+            return Ok(placed);
         }
         enqueue(&mut tx, entry).await?;
         tx.commit().await?;
         crash_point(crash::AFTER_STORE_KEYS);
-        Ok(true)
+        Ok(placed)
     }
 
     /// Stores a change of a row that was read before, with the entry that reports it. `false`, and nothing stored, if
@@ -177,25 +195,112 @@ impl Store {
         .map(|row| key_row(&row))
         .transpose()
     }
-
-    /// Up to `limit` meters after `after`, by id.
-    pub(crate) async fn list_keys(&self, after: &str, limit: u32) -> Result<Vec<KeyRow>, Error> {
-        sqlx::query(concat!(
-            "SELECT ",
-            key_columns!(),
-            " FROM meter_keys WHERE meter_id > $1 ORDER BY meter_id LIMIT $2"
-        ))
-        .bind(after)
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?
-        .iter()
-        .map(key_row)
-        .collect()
-    }
 }
 
-fn key_row(row: &AnyRow) -> Result<KeyRow, Error> {
+/// Whether keys were stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placed {
+    /// They were.
+    Stored,
+    /// The meter has some already.
+    MeterHasKeys,
+    /// One of them is, or was, another meter's, or this one's before.
+    KeyInUse,
+}
+
+/// Puts the keys of one meter into its place. What is not [`Placed::Stored`] must be rolled back.
+pub(super) async fn place(
+    tx: &mut Transaction<'_, Any>,
+    row: &KeyRow,
+    claims: &[Claim],
+) -> Result<Placed, Error> {
+    let placed = bind_row(sqlx::query(INSERT), row)
+        .bind(row.row_version)
+        .execute(&mut **tx)
+        .await;
+    match placed {
+        Ok(placed) if placed.rows_affected() == 0 => return Ok(Placed::MeterHasKeys),
+        Ok(_) => {}
+        // An earlier program claimed no fingerprints.
+        Err(error) if kit::sql::unique_violation(&error) => return Ok(Placed::KeyInUse),
+        Err(error) => return Err(error.into()),
+    }
+    for claim in claims {
+        if !fingerprints::claim(tx, &row.meter_id, claim).await? {
+            return Ok(Placed::KeyInUse);
+        }
+    }
+    Ok(Placed::Stored)
+}
+
+/// A destroyed row of that version makes room; its counters, and contexts in whichever replica, are of other keys.
+const INSERT: &str = concat!(
+    "INSERT INTO meter_keys (",
+    key_columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
+     $23, $24, $25, $26, 1, NULL, 0, 0, 0, $27, $28, $29, $30, $31) ON CONFLICT (meter_id) DO UPDATE SET \
+     client_system_title = excluded.client_system_title, server_system_title = excluded.server_system_title, \
+     wrapped_encryption_key = excluded.wrapped_encryption_key, \
+     sealed_authentication_key = excluded.sealed_authentication_key, sealed_password = excluded.sealed_password, \
+     check_value = excluded.check_value, source = excluded.source, next_counter = excluded.next_counter, \
+     last_received = excluded.last_received, create_us = excluded.create_us, \
+     security_suite = excluded.security_suite, mechanisms = excluded.mechanisms, \
+     wrapped_hls_secret = excluded.wrapped_hls_secret, sealed_hls_secret = excluded.sealed_hls_secret, \
+     wrapped_master_key = excluded.wrapped_master_key, server_signing_key = excluded.server_signing_key, \
+     server_agreement_key = excluded.server_agreement_key, row_seal = excluded.row_seal, \
+     policies = excluded.policies, kek_generation = excluded.kek_generation, \
+     ek_generation = excluded.ek_generation, ak_generation = excluded.ak_generation, \
+     mk_generation = excluded.mk_generation, bk_generation = excluded.bk_generation, \
+     wrapped_broadcast_key = excluded.wrapped_broadcast_key, row_version = meter_keys.row_version + 1, \
+     fence = meter_keys.fence + 1, counter_block = 0, reserve_us = 0, state = excluded.state, state_reason = excluded.state_reason, \
+     change_us = excluded.change_us, import_id = excluded.import_id, \
+     broadcast_check_value = excluded.broadcast_check_value \
+     WHERE meter_keys.state = 'DESTROYED' AND meter_keys.row_version = $32"
+);
+
+/// Statements with arguments still to come.
+pub(super) type Statement<'q> = sqlx::query::Query<'q, Any, <Any as sqlx::Database>::Arguments>;
+
+/// Binds [`BOUND`] columns of a row that is to be inserted, in the order of [`key_columns`].
+pub(super) fn bind_row<'q>(statement: Statement<'q>, row: &'q KeyRow) -> Statement<'q> {
+    statement
+        .bind(row.meter_id.as_str())
+        .bind(row.client_system_title.as_slice())
+        .bind(row.server_system_title.as_slice())
+        .bind(row.wrapped_encryption_key.as_slice())
+        .bind(row.sealed_authentication_key.as_slice())
+        .bind(row.sealed_password.as_slice())
+        .bind(row.check_value.as_slice())
+        .bind(row.source.as_str())
+        .bind(i64::from(row.next_counter))
+        .bind(row.last_received.map_or(-1, i64::from))
+        .bind(row.create_us)
+        .bind(i64::from(row.suite.id()))
+        .bind(i64::from(row.mechanisms))
+        .bind(row.wrapped_hls_secret.as_slice())
+        .bind(row.sealed_hls_secret.as_slice())
+        .bind(row.wrapped_master_key.as_slice())
+        .bind(row.server_signing_key.as_slice())
+        .bind(row.server_agreement_key.as_slice())
+        .bind(row.row_seal.as_slice())
+        .bind(i64::from(row.policies))
+        .bind(i64::from(row.generations.kek))
+        .bind(i64::from(row.generations.encryption))
+        .bind(i64::from(row.generations.authentication))
+        .bind(i64::from(row.generations.master))
+        .bind(i64::from(row.generations.broadcast))
+        .bind(row.wrapped_broadcast_key.as_slice())
+        .bind(row.state.name())
+        .bind(row.state_reason.as_str())
+        .bind(row.change_us)
+        .bind(row.import_id.as_str())
+        .bind(row.broadcast_check_value.as_slice())
+}
+
+/// How many columns [`bind_row`] binds.
+pub(super) const BOUND: usize = 31;
+
+pub(super) fn key_row(row: &AnyRow) -> Result<KeyRow, Error> {
     Ok(KeyRow {
         meter_id: row.try_get("meter_id")?,
         client_system_title: row.try_get("client_system_title")?,
@@ -240,6 +345,11 @@ fn key_row(row: &AnyRow) -> Result<KeyRow, Error> {
         fence: row.try_get("fence")?,
         counter_block: counter(row.try_get("counter_block")?, "counter_block")?,
         reserve_us: row.try_get("reserve_us")?,
+        state: KeyState::of(row.try_get("state")?)?,
+        state_reason: row.try_get("state_reason")?,
+        change_us: row.try_get("change_us")?,
+        import_id: row.try_get("import_id")?,
+        broadcast_check_value: later(row, "broadcast_check_value")?,
     })
 }
 
@@ -252,6 +362,7 @@ pub(super) async fn change(tx: &mut Transaction<'_, Any>, row: &KeyRow) -> Resul
          wrapped_hls_secret = $10, sealed_hls_secret = $11, wrapped_master_key = $12, server_signing_key = $13, \
          server_agreement_key = $14, row_seal = $15, policies = $16, kek_generation = $17, ek_generation = $18, \
          ak_generation = $19, mk_generation = $20, bk_generation = $21, wrapped_broadcast_key = $22, \
+         state = $23, state_reason = $24, change_us = $25, broadcast_check_value = $26, \
          row_version = row_version + 1 WHERE meter_id = $1 AND row_version = $2",
     )
     .bind(row.meter_id.as_str())
@@ -276,6 +387,10 @@ pub(super) async fn change(tx: &mut Transaction<'_, Any>, row: &KeyRow) -> Resul
     .bind(i64::from(row.generations.master))
     .bind(i64::from(row.generations.broadcast))
     .bind(row.wrapped_broadcast_key.as_slice())
+    .bind(row.state.name())
+    .bind(row.state_reason.as_str())
+    .bind(row.change_us)
+    .bind(row.broadcast_check_value.as_slice())
     .execute(&mut **tx)
     .await?
     .rows_affected();

@@ -12,7 +12,7 @@ mod counters;
 const METER: &str = "meter-0001";
 const PERMIT: &str = "018f3c5e-7b1a-7c3d-9e4f-5a6b7c8d9e0f";
 
-async fn open(dir: &std::path::Path) -> Store {
+pub(super) async fn open(dir: &std::path::Path) -> Store {
     let url = format!("sqlite://{}", dir.join("custody.db").display());
     let database = Database {
         url,
@@ -25,7 +25,7 @@ async fn open(dir: &std::path::Path) -> Store {
     )
 }
 
-fn row(meter_id: &str, next_counter: u32) -> KeyRow {
+pub(super) fn row(meter_id: &str, next_counter: u32) -> KeyRow {
     KeyRow {
         meter_id: meter_id.to_owned(),
         client_system_title: b"CCCCCCCC".to_vec(),
@@ -67,8 +67,14 @@ async fn keys_are_stored_once_with_their_entry() -> Result<(), Error> {
         detail: "stored".to_owned(),
         ..Entry::default()
     };
-    assert!(store.insert_keys(&row(METER, 1), &entry).await?);
-    assert!(!store.insert_keys(&row(METER, 9), &entry).await?);
+    assert_eq!(
+        store.insert_keys(&row(METER, 1), &[], &entry).await?,
+        Placed::Stored
+    );
+    assert_eq!(
+        store.insert_keys(&row(METER, 9), &[], &entry).await?,
+        Placed::MeterHasKeys
+    );
     let pending = store.pending("", 10).await?;
     assert_eq!(pending.len(), 1, "a refused insert reports nothing");
     assert_eq!(pending[0].entry, entry);
@@ -94,7 +100,10 @@ async fn one_key_is_of_one_meter() -> Result<(), Error> {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     let entry = Entry::default();
-    assert!(store.insert_keys(&row("a", 1), &entry).await?);
+    assert_eq!(
+        store.insert_keys(&row("a", 1), &[], &entry).await?,
+        Placed::Stored
+    );
     let twin = KeyRow {
         client_system_title: b"other...".to_vec(),
         ..row("a", 9)
@@ -103,13 +112,21 @@ async fn one_key_is_of_one_meter() -> Result<(), Error> {
         meter_id: "b".to_owned(),
         ..twin
     };
-    assert!(!store.insert_keys(&twin, &entry).await?, "the nonces of a");
+    assert_eq!(
+        store.insert_keys(&twin, &[], &entry).await?,
+        Placed::KeyInUse,
+        "the nonces of a"
+    );
     for without in ["c", "d"] {
         let row = KeyRow {
             wrapped_encryption_key: Vec::new(),
             ..row(without, 1)
         };
-        assert!(store.insert_keys(&row, &entry).await?, "no key, no nonces");
+        assert_eq!(
+            store.insert_keys(&row, &[], &entry).await?,
+            Placed::Stored,
+            "no key, no nonces"
+        );
     }
     Ok(())
 }
@@ -119,11 +136,19 @@ async fn pages_are_in_order() -> Result<(), Error> {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     for meter in ["c", "a", "b"] {
-        store.insert_keys(&row(meter, 1), &Entry::default()).await?;
+        store
+            .insert_keys(&row(meter, 1), &[], &Entry::default())
+            .await?;
     }
     let ids = |rows: Vec<KeyRow>| rows.into_iter().map(|row| row.meter_id).collect::<Vec<_>>();
-    assert_eq!(ids(store.list_keys("", 2).await?), ["a", "b"]);
-    assert_eq!(ids(store.list_keys("b", 2).await?), ["c"]);
+    assert_eq!(
+        ids(store.list_keys("", 2, &Filter::default()).await?),
+        ["a", "b"]
+    );
+    assert_eq!(
+        ids(store.list_keys("b", 2, &Filter::default()).await?),
+        ["c"]
+    );
     Ok(())
 }
 
@@ -308,16 +333,25 @@ async fn every_column_comes_back() -> Result<(), Error> {
             broadcast: 6,
         },
         wrapped_broadcast_key: vec![7; 40],
+        state: KeyState::Compromised,
+        state_reason: "lost".to_owned(),
+        change_us: 9,
+        import_id: "batch".to_owned(),
+        broadcast_check_value: vec![8; 5],
         ..row(METER, 1)
     };
-    store.insert_keys(&full, &Entry::default()).await?;
+    store.insert_keys(&full, &[], &Entry::default()).await?;
     let held = store.keys(METER).await?.unwrap();
     assert_eq!((held.suite, held.mechanisms), (full.suite, full.mechanisms));
     assert_eq!(held.policies, full.policies);
     assert_eq!(held.generations, full.generations);
     assert_eq!((held.row_version, held.fence), (1, 0));
+    assert_eq!((held.state, held.change_us), (full.state, full.change_us));
+    assert_eq!(held.state_reason, full.state_reason);
+    assert_eq!(held.import_id, full.import_id);
     let fields = |row: KeyRow| {
         [
+            row.broadcast_check_value,
             row.wrapped_hls_secret,
             row.sealed_hls_secret,
             row.wrapped_master_key,
@@ -335,7 +369,9 @@ async fn every_column_comes_back() -> Result<(), Error> {
 async fn a_row_changes_from_what_it_was_read_as_or_not_at_all() -> Result<(), Error> {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
-    store.insert_keys(&row(METER, 7), &Entry::default()).await?;
+    store
+        .insert_keys(&row(METER, 7), &[], &Entry::default())
+        .await?;
     let read = store.keys(METER).await?.unwrap();
     store.begin_context(METER, Some(block(32))).await?;
     let change = |policies| KeyRow {

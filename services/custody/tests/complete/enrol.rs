@@ -51,6 +51,7 @@ pub(crate) async fn keys_of_every_suite_come_in(house: &House) {
             security_suite: suite.id().into(),
             mechanisms: vec![PbMechanism::HlsGmac.into()],
             policies: Vec::new(),
+            ..GenerateMeterKeysRequest::default()
         };
         let made = keys
             .generate_meter_keys(generate)
@@ -195,6 +196,7 @@ fn sent(meter: &Meter, mechanisms: &[PbMechanism]) -> ImportMeterKeysRequest {
         server_agreement_key: clear.server_agreement_key,
         mechanisms: mechanisms.iter().map(|it| (*it).into()).collect(),
         policies: Vec::new(),
+        ..ImportMeterKeysRequest::default()
     }
 }
 

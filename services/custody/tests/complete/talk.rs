@@ -114,6 +114,7 @@ impl Meter {
             policies: [SecurityPolicy::Authenticated, SecurityPolicy::Encrypted]
                 .map(Into::into)
                 .to_vec(),
+            ..ImportLabKeysRequest::default()
         };
         let setup = Setup {
             peer: Some(client()),

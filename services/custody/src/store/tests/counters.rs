@@ -4,7 +4,9 @@ use super::*;
 async fn a_late_answer_does_not_lower_the_counter() -> Result<(), Error> {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
-    store.insert_keys(&row(METER, 1), &Entry::default()).await?;
+    store
+        .insert_keys(&row(METER, 1), &[], &Entry::default())
+        .await?;
     for (last, raised, held) in [(7, true, 7), (7, false, 7), (5, false, 7), (9, true, 9)] {
         let fence = Some(0);
         assert_eq!(
@@ -28,7 +30,9 @@ async fn no_counter_is_reserved_twice() -> Result<(), Error> {
     // Each turn is a process that dies with most of its blocks unused.
     for turn in 0..5 {
         let store = open(dir.path()).await;
-        store.insert_keys(&row(METER, 1), &Entry::default()).await?;
+        store
+            .insert_keys(&row(METER, 1), &[], &Entry::default())
+            .await?;
         let begun = store.begin_context(METER, Some(block(32))).await?;
         assert_eq!(begun.fence, turn + 1);
         let wanted = block(32);
@@ -55,7 +59,7 @@ async fn counters_end_before_they_wrap() -> Result<(), Error> {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     store
-        .insert_keys(&row(METER, COUNTER_END - 40), &Entry::default())
+        .insert_keys(&row(METER, COUNTER_END - 40), &[], &Entry::default())
         .await?;
     let begun = store.begin_context(METER, Some(block(32))).await?;
     assert_eq!(begun.counters, COUNTER_END - 40..COUNTER_END - 8);
@@ -95,7 +99,9 @@ async fn the_warning_comes_once() -> Result<(), Error> {
     for size in [1, 3, 7, 10, 64] {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path()).await;
-        store.insert_keys(&row(METER, 1), &Entry::default()).await?;
+        store
+            .insert_keys(&row(METER, 1), &[], &Entry::default())
+            .await?;
         let wanted = Reservation {
             warning: 21,
             ..block(size)
@@ -121,7 +127,8 @@ async fn the_warning_comes_once() -> Result<(), Error> {
 async fn a_later_context_ends_the_older_one() -> Result<(), Error> {
     let dir = tempfile::tempdir().unwrap();
     let (one, two) = (open(dir.path()).await, open(dir.path()).await);
-    one.insert_keys(&row(METER, 1), &Entry::default()).await?;
+    one.insert_keys(&row(METER, 1), &[], &Entry::default())
+        .await?;
     let older = one.begin_context(METER, Some(block(8))).await?.fence;
     let entry = Entry::default();
     one.check_fence(METER, Some(older)).await?;
@@ -167,7 +174,7 @@ async fn another_generation_has_its_own_counters() -> Result<(), Error> {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     store
-        .insert_keys(&row(METER, 100), &Entry::default())
+        .insert_keys(&row(METER, 100), &[], &Entry::default())
         .await?;
     for (generation, state) in [(2, "NEW"), (3, "DESTROYED")] {
         sqlx::query(
