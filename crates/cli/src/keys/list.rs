@@ -28,7 +28,7 @@ pub(super) async fn show(
 pub(super) async fn list(session: &Session, output: &Output) -> Result<Exit, Failure> {
     let request = pb::ListMeterKeysRequest {
         page_size: 500,
-        page_token: String::new(),
+        ..pb::ListMeterKeysRequest::default()
     };
     let all = all_pages!(
         session.keys()?,

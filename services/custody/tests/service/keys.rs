@@ -166,6 +166,7 @@ pub(super) async fn keys_are_generated_and_listed(house: &House) {
     let page = |page_token: &str| ListMeterKeysRequest {
         page_size: 1,
         page_token: page_token.to_owned(),
+        ..ListMeterKeysRequest::default()
     };
     let one = keys.list_meter_keys(page("")).await.unwrap().into_inner();
     assert_eq!(
