@@ -19,6 +19,7 @@ pub(crate) use self::template::{
 };
 use crate::curve::Curve;
 use crate::error::Error;
+use crate::oaep;
 use crate::pool::Grave;
 use crate::token::Role;
 
@@ -82,17 +83,29 @@ pub(crate) fn create(session: &Session, role: Role, kind: Kind, label: &str) -> 
         session.generate_key(&Mechanism::AesKeyGen, &private)?;
         return Ok(());
     }
-    let (mechanism, curve) = match kind.curve() {
-        Some(curve) => (Mechanism::EccKeyPairGen, curve.oid()),
-        None => (Mechanism::EccEdwardsKeyPairGen, ED25519_NAME),
-    };
+    let nested = kind.unwrap_template(role);
+    private.extend(nested.as_ref().map(NestedTemplate::attribute));
     let mut public = vec![
         Attribute::Token(true),
         Attribute::Private(false),
         Attribute::Modifiable(false),
-        Attribute::Verify(!matches!(kind, Kind::Agree(_))),
-        Attribute::EcParams(curve.to_vec()),
+        Attribute::Verify(!matches!(kind, Kind::Agree(_) | Kind::TransportRsa)),
     ];
+    let mechanism = match (kind, kind.curve()) {
+        (Kind::TransportRsa, _) => {
+            public.push(Attribute::ModulusBits(c_ulong::from(oaep::BITS).into()));
+            public.push(Attribute::PublicExponent(oaep::EXPONENT.to_vec()));
+            Mechanism::RsaPkcsKeyPairGen
+        }
+        (_, Some(curve)) => {
+            public.push(Attribute::EcParams(curve.oid().to_vec()));
+            Mechanism::EccKeyPairGen
+        }
+        (_, None) => {
+            public.push(Attribute::EcParams(ED25519_NAME.to_vec()));
+            Mechanism::EccEdwardsKeyPairGen
+        }
+    };
     public.extend(names);
     session.generate_key_pair(&mechanism, &public, &private)?;
     Ok(())
@@ -142,7 +155,7 @@ pub(crate) struct Found {
     pub(crate) kind: Kind,
     pub(crate) object: ObjectHandle,
     /// Raw public key: 32 octets for Ed25519, an uncompressed point of 65 or 97 octets for P-256
-    /// and P-384.
+    /// and P-384. The SubjectPublicKeyInfo of an RSA key.
     pub(crate) public: Option<Vec<u8>>,
     /// The attributes as read back, in words.
     pub(crate) attributes: BTreeMap<String, String>,
@@ -290,6 +303,9 @@ fn public_key(session: &Session, label: &str, kind: Kind) -> Result<Option<Vec<u
     let [object] = objects.as_slice() else {
         return Ok(None);
     };
+    if kind == Kind::TransportRsa {
+        return oaep::public_key(session, *object);
+    }
     let read = session.get_attributes(*object, &[AttributeType::EcPoint])?;
     let Some(Attribute::EcPoint(point)) = read.first() else {
         return Ok(None);
@@ -318,11 +334,12 @@ fn in_words(attribute: &Attribute) -> (String, String) {
     let text = format!("{attribute:?}");
     let name = format!("{:?}", attribute.attribute_type());
     let value = match attribute {
-        Attribute::AllowedMechanisms(list) => list
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" "),
+        Attribute::AllowedMechanisms(list) => {
+            // in one order, whatever the token's is
+            let mut names: Vec<_> = list.iter().map(ToString::to_string).collect();
+            names.sort();
+            names.join(" ")
+        }
         Attribute::Class(class) => class.to_string(),
         Attribute::KeyType(key_type) => key_type.to_string(),
         _ => text.strip_prefix(&name).map_or_else(

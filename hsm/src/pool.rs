@@ -460,6 +460,7 @@ pub(crate) fn is_data_error(code: RvError) -> bool {
             | RvError::EncryptedDataInvalid
             | RvError::EncryptedDataLenRange
             | RvError::SignatureInvalid
+            | RvError::KeySizeRange
             | RvError::WrappedKeyInvalid
             | RvError::WrappedKeyLenRange
     )

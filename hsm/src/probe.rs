@@ -282,8 +282,9 @@ pub(crate) fn run(engine: &mut Engine) -> Result<(), Error> {
     known_answers(engine)?;
     caller_nonce(engine)?;
     locked_in(engine)?;
-    let off = feature::run(engine)?;
-    engine.shared().off.get_or_init(|| off);
+    let features = feature::run(engine)?;
+    engine.shared().off.get_or_init(|| features.off);
+    engine.shared().oaep.get_or_init(|| features.oaep);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::cipher;
 use crate::error::Error;
 use crate::key::{self, Kind};
 use crate::pool::Engine;
+use crate::stock::JOB;
 use crate::token::Token;
 
 /// The key-encryption keys of one number that a token has and can use.
@@ -71,7 +72,7 @@ impl Token {
         wrapped: Vec<Vec<u8>>,
     ) -> Result<Vec<Result<Vec<u8>, Error>>, Error> {
         let (from, to) = (from.to_owned(), to.to_owned());
-        self.in_jobs(wrapped, move |engine, wrapped| {
+        self.in_jobs(wrapped, JOB, move |engine, wrapped| {
             let rewrapped = engine.rewrap(&from, &to, &wrapped);
             engine.own(rewrapped)
         })
@@ -92,7 +93,7 @@ impl Token {
             cipher::limit("the associated data", &one.new_aad)?;
         }
         let (from, to) = (from.to_owned(), to.to_owned());
-        self.in_jobs(sealed, move |engine, one| {
+        self.in_jobs(sealed, JOB, move |engine, one| {
             let opened = engine.reveal_ak(&from, &one.old_aad, &one.blob);
             match engine.own(opened)? {
                 Ok(opened) => engine.protect_ak(&to, &one.new_aad, &opened).map(Ok),
@@ -138,7 +139,7 @@ impl Engine {
             _ => KeyType::AES,
         };
         let template = key::passing_through(key_type);
-        let passing = self.unwrap_by(from, old, wrapped, &template)?;
+        let passing = self.unwrap_by(from, (&Mechanism::AesKeyWrap, old), wrapped, &template)?;
         crate::wrap::wrap_and_destroy(self.session(), new, passing)
     }
 

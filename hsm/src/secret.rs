@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::cipher;
 use crate::error::Error;
 use crate::key::{self, KeyHandle, Kind};
+use crate::oaep;
 use crate::pool::Engine;
 use crate::token::Token;
 use crate::wrap::wrap_and_destroy;
@@ -29,15 +30,16 @@ pub enum Hash {
 }
 
 impl Token {
-    /// Takes an HLS secret wrapped under `transport` (RFC 3394: 24 to 72 octets) and returns what
-    /// [`Token::wrap_secret`] would have made of it.
+    /// Takes an HLS secret wrapped under `transport` (`transport-N`: RFC 3394, 24 to 72 octets;
+    /// `transport-rsa-N`: RSA-OAEP, 384 octets) and returns what [`Token::wrap_secret`] would have
+    /// made of it.
     pub async fn import_secret(
         &self,
         transport: &str,
         wrapped: &[u8],
         kek_hs: &str,
     ) -> Result<Vec<u8>, Error> {
-        wrapped_length(wrapped)?;
+        oaep::sent_length(transport, wrapped, wrapped_length)?;
         let (transport, kek_hs) = (transport.to_owned(), kek_hs.to_owned());
         let wrapped = wrapped.to_vec();
         self.on_any(move |engine| engine.import_secret(&transport, &wrapped, &kek_hs))
@@ -45,7 +47,8 @@ impl Token {
     }
 
     /// The same, but the secret is returned as [`Token::protect_ak`] would have made it, to be
-    /// revealed again: for a hash that the token does not compute.
+    /// revealed again: for a hash that the token does not compute, and for a length that is no
+    /// multiple of 8 (1 to 64 octets), which only RSA-OAEP brings in.
     pub async fn import_readable_secret(
         &self,
         transport: &str,
@@ -53,7 +56,7 @@ impl Token {
         kek_ak: &str,
         aad: &[u8],
     ) -> Result<Vec<u8>, Error> {
-        wrapped_length(wrapped)?;
+        oaep::sent_length(transport, wrapped, wrapped_length)?;
         cipher::limit("the associated data", aad)?;
         let (transport, kek_ak) = (transport.to_owned(), kek_ak.to_owned());
         let (wrapped, aad) = (wrapped.to_vec(), aad.to_vec());
@@ -71,13 +74,7 @@ impl Token {
         kek_hs: &str,
         secret: &Zeroizing<Vec<u8>>,
     ) -> Result<Vec<u8>, Error> {
-        if !can_be_wrapped(secret.len()) {
-            return Err(Error::Length {
-                what: "the HLS secret",
-                length: secret.len(),
-                allowed: "16..=64, a multiple of 8",
-            });
-        }
+        secret_length(secret.len())?;
         let (kek_hs, secret) = (kek_hs.to_owned(), secret.clone());
         self.on_any(move |engine| engine.wrap_secret(&kek_hs, &secret))
             .await
@@ -135,10 +132,10 @@ impl Engine {
         wrapped: &[u8],
         kek_hs: &str,
     ) -> Result<Vec<u8>, Error> {
-        let kek = self.key(kek_hs, Kind::KekHs)?;
+        let kek = (self.key(kek_hs, Kind::KekHs)?, kek_hs);
         let template = key::incoming_key(KeyType::GENERIC_SECRET, false);
-        let incoming = self.unwrap(Kind::Transport, transport, wrapped, &template)?;
-        wrap_and_destroy(self.session(), kek, incoming)
+        let incoming = self.unwrap_incoming(transport, wrapped, &template)?;
+        self.rewrap_incoming(transport, incoming, kek, secret_length)
     }
 
     pub(crate) fn wrap_secret(&self, kek_hs: &str, secret: &[u8]) -> Result<Vec<u8>, Error> {
@@ -160,6 +157,17 @@ impl Engine {
 /// Whether a token keeps an HLS secret of this length without showing it.
 fn can_be_wrapped(length: usize) -> bool {
     (16..=64).contains(&length) && length.is_multiple_of(8)
+}
+
+fn secret_length(length: usize) -> Result<(), Error> {
+    if can_be_wrapped(length) {
+        return Ok(());
+    }
+    Err(Error::Length {
+        what: "the HLS secret",
+        length,
+        allowed: "16..=64, a multiple of 8",
+    })
 }
 
 /// Digests the data before a secret, the secret, and the data after it.

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::cipher;
 use crate::error::Error;
 use crate::key::KeyHandle;
+use crate::oaep;
 use crate::pool::Engine;
 use crate::token::Token;
 
@@ -17,7 +18,9 @@ use crate::token::Token;
 /// any message of DLMS has first.
 const FINGERPRINT: &[u8; 16] = b"latchkey-key-id1";
 /// Meters whose keys one job takes.
-const JOB: usize = 64;
+pub(crate) const JOB: usize = 64;
+/// The same, where each key comes under RSA.
+const RSA_JOB: usize = 2;
 
 /// How a key is told from every other without being shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,8 +117,11 @@ impl Token {
         &self,
         deliveries: Vec<Delivery>,
     ) -> Result<Vec<Result<Kept, Rejected>>, Error> {
-        self.in_jobs(deliveries, |engine, delivery| engine.take_in(&delivery))
-            .await
+        let job = job(deliveries.iter().map(|delivery| &delivery.transport));
+        self.in_jobs(deliveries, job, |engine, delivery| {
+            engine.take_in(&delivery)
+        })
+        .await
     }
 
     /// Seals many readable secrets, in the order given.
@@ -123,7 +129,8 @@ impl Token {
         &self,
         sealings: Vec<Sealing>,
     ) -> Result<Vec<Result<Vec<u8>, Error>>, Error> {
-        self.in_jobs(sealings, |engine, sealing| {
+        let job = job(sealings.iter().map(|sealing| &sealing.transport));
+        self.in_jobs(sealings, job, |engine, sealing| {
             let secret = engine.reveal_sealing(&sealing);
             match engine.own(secret)? {
                 Ok(secret) => engine
@@ -138,7 +145,8 @@ impl Token {
     /// Whether readable secrets that came are those that are held, in the order given; in constant
     /// time for each. One that does not unwrap, or whose seal is broken, is another.
     pub async fn compare_in(&self, comparisons: Vec<Comparison>) -> Result<Vec<bool>, Error> {
-        self.in_jobs(comparisons, |engine, comparison| {
+        let job = job(comparisons.iter().map(|pair| &pair.incoming.transport));
+        self.in_jobs(comparisons, job, |engine, comparison| {
             let sealing = &comparison.incoming;
             let came = engine.reveal_sealing(sealing);
             let Ok(came) = engine.own(came)? else {
@@ -159,7 +167,7 @@ impl Token {
         &self,
         keys: Vec<(String, Vec<u8>)>,
     ) -> Result<Vec<Result<Marks, Error>>, Error> {
-        self.in_jobs(keys, |engine, (kek, wrapped)| {
+        self.in_jobs(keys, JOB, |engine, (kek, wrapped)| {
             let marks = engine.marks_of(&kek, &wrapped);
             engine.own(marks)
         })
@@ -180,11 +188,12 @@ impl Token {
     pub(crate) async fn in_jobs<I: Send + 'static, O: Send + 'static>(
         &self,
         mut items: Vec<I>,
+        job: usize,
         op: impl Fn(&mut Engine, I) -> Result<O, Error> + Clone + Send + 'static,
     ) -> Result<Vec<O>, Error> {
         let mut done = Vec::with_capacity(items.len());
         while !items.is_empty() {
-            let rest = items.split_off(items.len().min(JOB));
+            let rest = items.split_off(items.len().min(job));
             let job = std::mem::replace(&mut items, rest);
             let op = op.clone();
             let made = self.next_line().call_patiently(move |engine| {
@@ -284,6 +293,15 @@ impl Engine {
             KeyType::GENERIC_SECRET
         };
         self.reveal_incoming(&sealing.transport, &sealing.wrapped, key_type)
+    }
+}
+
+/// How many of these one job takes.
+fn job<'a>(mut transports: impl Iterator<Item = &'a String>) -> usize {
+    if transports.any(|transport| oaep::is_rsa(transport)) {
+        RSA_JOB
+    } else {
+        JOB
     }
 }
 

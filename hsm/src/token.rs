@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::error::Error;
 use crate::key::KeyHandle;
 use crate::module::{Entered, Module};
+use crate::oaep::OaepHash;
 use crate::pool::{self, Engine, Line};
 use crate::probe::{self, Canary};
 
@@ -206,6 +207,8 @@ pub(crate) struct Shared {
     pub(crate) canary: OnceLock<Canary>,
     /// Labels of keys that failed their test when the token was first opened, and why.
     pub(crate) off: OnceLock<BTreeMap<String, String>>,
+    /// The hash that the RSA-OAEP of this token has.
+    pub(crate) oaep: OnceLock<Option<OaepHash>>,
 }
 
 /// The session that keeps the token logged in: PKCS#11 logs out with the last session.
@@ -236,6 +239,7 @@ impl Shared {
             anchor: Mutex::new(Anchor::None),
             canary: OnceLock::new(),
             off: OnceLock::new(),
+            oaep: OnceLock::new(),
         };
         shared.begin()?;
         Ok(shared)

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::cipher::{self, FULL_TAG, Gcm, NONCE};
 use crate::error::Error;
 use crate::key::{self, KeyHandle, Kind};
+use crate::oaep;
 use crate::pool::{Engine, is_data_error};
 use crate::token::Token;
 
@@ -34,15 +35,16 @@ impl Token {
             .await
     }
 
-    /// Takes a key wrapped under `transport` and returns it wrapped under `kek` (`kek-ek-N`, or
-    /// `kek-mk-N` for a master key).
+    /// Takes a key wrapped under `transport` (`transport-N`: RFC 3394, 24 or 40 octets;
+    /// `transport-rsa-N`: RSA-OAEP, 384 octets, with the hash that [`Token::transport_key`] says)
+    /// and returns it wrapped under `kek` (`kek-ek-N`, or `kek-mk-N` for a master key).
     pub async fn import_wrapped(
         &self,
         transport: &str,
         wrapped: &[u8],
         kek: &str,
     ) -> Result<Vec<u8>, Error> {
-        wrapped_length(wrapped)?;
+        oaep::sent_length(transport, wrapped, wrapped_length)?;
         let (transport, kek) = (transport.to_owned(), kek.to_owned());
         let wrapped = wrapped.to_vec();
         self.on_any(move |engine| engine.import_wrapped(&transport, &wrapped, &kek))
@@ -58,7 +60,7 @@ impl Token {
         kek_ak: &str,
         aad: &[u8],
     ) -> Result<Vec<u8>, Error> {
-        wrapped_length(wrapped)?;
+        oaep::sent_length(transport, wrapped, wrapped_length)?;
         cipher::limit("the associated data", aad)?;
         let (transport, kek_ak) = (transport.to_owned(), kek_ak.to_owned());
         let (wrapped, aad) = (wrapped.to_vec(), aad.to_vec());
@@ -127,8 +129,12 @@ impl Token {
         let wrapped = wrapped.to_vec();
         self.on_owner(&master.0, move |engine| {
             let master = engine.held(&held)?;
-            let object =
-                engine.unwrap_by("the master key", master, &wrapped, &key::working_key())?;
+            let object = engine.unwrap_by(
+                "the master key",
+                (&Mechanism::AesKeyWrap, master),
+                &wrapped,
+                &key::working_key(),
+            )?;
             Ok(engine.hold(object))
         })
         .await
@@ -196,8 +202,8 @@ impl Engine {
     ) -> Result<Vec<u8>, Error> {
         let wrapping = self.wrapping_key(kek)?;
         let template = key::incoming_key(KeyType::AES, false);
-        let incoming = self.unwrap(Kind::Transport, transport, wrapped, &template)?;
-        wrap_and_destroy(self.session(), wrapping, incoming)
+        let incoming = self.unwrap_incoming(transport, wrapped, &template)?;
+        self.rewrap_incoming(transport, incoming, (wrapping, kek), cipher::key_length)
     }
 
     pub(crate) fn reveal_incoming(
@@ -207,13 +213,19 @@ impl Engine {
         key_type: KeyType,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let template = key::incoming_key(key_type, true);
-        let incoming = self.unwrap(Kind::Transport, transport, wrapped, &template)?;
+        let incoming = self.unwrap_incoming(transport, wrapped, &template)?;
         let read = self
             .session()
             .get_attributes(incoming, &[AttributeType::Value]);
         self.session().destroy_object(incoming)?;
         match read?.pop() {
-            Some(Attribute::Value(value)) => Ok(Zeroizing::new(value)),
+            Some(Attribute::Value(value)) => {
+                let value = Zeroizing::new(value);
+                if oaep::is_rsa(transport) {
+                    readable_length(key_type, value.len())?;
+                }
+                Ok(value)
+            }
             _ => Err(Error::Contract {
                 why: "an unwrapped key has no value".to_owned(),
             }),
@@ -270,19 +282,17 @@ impl Engine {
         template: &[Attribute],
     ) -> Result<ObjectHandle, Error> {
         let kek = self.key(label, kind)?;
-        self.unwrap_by(label, kek, wrapped, template)
+        self.unwrap_by(label, (&Mechanism::AesKeyWrap, kek), wrapped, template)
     }
 
     pub(crate) fn unwrap_by(
         &mut self,
         label: &str,
-        kek: ObjectHandle,
+        (mechanism, kek): (&Mechanism<'_>, ObjectHandle),
         wrapped: &[u8],
         template: &[Attribute],
     ) -> Result<ObjectHandle, Error> {
-        let unwrapped = self
-            .session()
-            .unwrap_key(&Mechanism::AesKeyWrap, kek, wrapped, template);
+        let unwrapped = self.session().unwrap_key(mechanism, kek, wrapped, template);
         match unwrapped.map_err(Error::from) {
             Err(Error::Refused {
                 function: Function::UnwrapKey,
@@ -338,6 +348,21 @@ pub(crate) fn wrap_and_destroy(
     let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, kek, key);
     session.destroy_object(key)?;
     Ok(wrapped?)
+}
+
+/// What may come in to be read: an AES key, or an HLS secret of any length.
+fn readable_length(key_type: KeyType, octets: usize) -> Result<(), Error> {
+    if key_type == KeyType::AES {
+        return cipher::key_length(octets);
+    }
+    if (1..=64).contains(&octets) {
+        return Ok(());
+    }
+    Err(Error::Length {
+        what: "the HLS secret",
+        length: octets,
+        allowed: "1..=64",
+    })
 }
 
 fn wrapped_length(wrapped: &[u8]) -> Result<(), Error> {

@@ -369,7 +369,7 @@ pub(super) fn same(
             .map(|()| vec!["its signature is of the backup's public key".to_owned()]),
         Kind::Agree(curve) => agrees(from.session, to.session, curve, (origin, clone))
             .map(|()| vec!["both agree on the same key with a third".to_owned()]),
-        Kind::Ed25519 | Kind::Transcript | Kind::Tls => Ok(Vec::new()),
+        Kind::TransportRsa | Kind::Ed25519 | Kind::Transcript | Kind::Tls => Ok(Vec::new()),
     };
     proved.map_err(|error| match error {
         Error::Refused { .. } | Error::AuthFailed | Error::SelfTest { .. } => Error::Differs {

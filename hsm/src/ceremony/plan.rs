@@ -58,7 +58,9 @@ pub struct TokenPlan {
     /// `log-1`, `permit-1`, `transcript` for the auditor; `tls-1`, `transcript` for a token of one service's TLS
     /// key. A custody token that lists no `kek-hs`
     /// serves no HLS secrets, one without `kek-mk` no master keys, one without `sign` or `agree`
-    /// keys of a curve not the security suite of that curve.
+    /// keys of a curve not the security suite of that curve. `transport-rsa-N` takes keys in from
+    /// makers who encipher with its public half (RSA-OAEP); a custody token has none unless it is
+    /// listed.
     #[serde(default)]
     keys: Option<Vec<String>>,
     /// Labels of key-encryption keys (`kek-ek-N`, `kek-ak-N`, `kek-hs-N`, `kek-mk-N`) that are destroyed if the token has

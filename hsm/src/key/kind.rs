@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     KekMk,
     /// `transport-N`: unwraps keys that come from outside.
     Transport,
+    /// `transport-rsa-N`: the same, from a maker who has its public half.
+    TransportRsa,
     /// `log-N`, `permit-N`, and the auditor's `transcript`.
     Ed25519,
     /// The custody token's `transcript`.
@@ -48,6 +50,8 @@ impl Kind {
                 "kek-hs-" => Some(Self::KekHs),
                 "kek-mk-" => Some(Self::KekMk),
                 "transport-" => Some(Self::Transport),
+                // Each token makes its own: makers can be told of a new one.
+                "transport-rsa-" if role == Role::Custody => Some(Self::TransportRsa),
                 "sign-p256-" => Some(Self::Sign(Curve::P256)),
                 "sign-p384-" => Some(Self::Sign(Curve::P384)),
                 "agree-p256-" => Some(Self::Agree(Curve::P256)),
@@ -67,6 +71,7 @@ impl Kind {
             Self::KekHs => "key-encryption key for HLS secrets",
             Self::KekMk => "key-encryption key for master keys",
             Self::Transport => "transport key",
+            Self::TransportRsa => "RSA transport key",
             Self::Ed25519 => "Ed25519 signing key",
             Self::Transcript => "ECDSA P-256 signing key",
             Self::Sign(Curve::P256) => "ECDSA P-256 key of the head-end",
@@ -80,11 +85,16 @@ impl Kind {
     pub(crate) fn is_secret(self) -> bool {
         match self {
             Self::KekEk | Self::KekAk | Self::KekHs | Self::KekMk | Self::Transport => true,
-            Self::Ed25519 | Self::Transcript | Self::Sign(_) | Self::Agree(_) | Self::Tls => false,
+            Self::TransportRsa
+            | Self::Ed25519
+            | Self::Transcript
+            | Self::Sign(_)
+            | Self::Agree(_)
+            | Self::Tls => false,
         }
     }
 
-    /// The curve of an elliptic-curve key; none of an Ed25519 key.
+    /// The curve of an elliptic-curve key; none of an Ed25519 or RSA key.
     pub(crate) fn curve(self) -> Option<Curve> {
         match self {
             Self::Transcript | Self::Tls => Some(Curve::P256),
@@ -123,6 +133,7 @@ impl Kind {
             Self::KekEk | Self::KekHs | Self::KekMk | Self::Transport => {
                 MechanismType::AES_KEY_WRAP
             }
+            Self::TransportRsa => MechanismType::RSA_PKCS_OAEP,
             Self::KekAk => MechanismType::AES_GCM,
             Self::Ed25519 => MechanismType::EDDSA,
             Self::Transcript | Self::Sign(_) | Self::Tls => MechanismType::ECDSA,
@@ -165,14 +176,14 @@ impl Kind {
             ]);
         } else {
             policy.extend([
-                Attribute::KeyType(if self == Self::Ed25519 {
-                    KeyType::EC_EDWARDS
-                } else {
-                    KeyType::EC
+                Attribute::KeyType(match self {
+                    Self::Ed25519 => KeyType::EC_EDWARDS,
+                    Self::TransportRsa => KeyType::RSA,
+                    _ => KeyType::EC,
                 }),
-                Attribute::Sign(true),
+                Attribute::Sign(self != Self::TransportRsa),
                 Attribute::Decrypt(false),
-                Attribute::Unwrap(false),
+                Attribute::Unwrap(self == Self::TransportRsa),
             ]);
         }
         policy.push(Attribute::AllowedMechanisms(self.mechanisms()));
@@ -216,7 +227,7 @@ impl Kind {
     /// What every key unwrapped by a key of this kind must be, enforced by the token.
     pub(crate) fn unwrap_template(self, role: Role) -> Option<NestedTemplate> {
         let template = match self {
-            Self::Transport => Some(template::incoming()),
+            Self::Transport | Self::TransportRsa => Some(template::incoming()),
             _ => self.unwrapped(role),
         };
         template.map(|template| NestedTemplate::new(&template))
@@ -242,6 +253,8 @@ mod tests {
             ("kek-ak-20", Kind::KekAk),
             ("kek-hs-1", Kind::KekHs),
             ("kek-mk-1", Kind::KekMk),
+            ("transport-1", Kind::Transport),
+            ("transport-rsa-1", Kind::TransportRsa),
             ("sign-p256-1", Kind::Sign(Curve::P256)),
             ("agree-p384-2", Kind::Agree(Curve::P384)),
             ("transcript", Kind::Transcript),

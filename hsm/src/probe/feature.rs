@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey};
 use aws_lc_rs::cmac;
 use aws_lc_rs::digest::{self, digest};
+use aws_lc_rs::rsa::{OaepPublicEncryptingKey, PublicEncryptingKey};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, AttributeInfo, AttributeType, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeInfo, AttributeType, KeyType, ObjectHandle};
 
 use super::{SONG, equal, wrong};
 use crate::agree::Agreement;
@@ -18,23 +19,37 @@ use crate::cipher;
 use crate::curve::Curve;
 use crate::error::Error;
 use crate::key::{self, Found, Kind};
+use crate::oaep::OaepHash;
 use crate::pool::Engine;
 use crate::secret::{self, used_once};
 use crate::{sign, wrap};
 
-/// Which keys are not to be used, and why.
-pub(crate) fn run(engine: &mut Engine) -> Result<BTreeMap<String, String>, Error> {
+/// What the self-test found out.
+#[derive(Default)]
+pub(crate) struct Features {
+    /// Which keys are not to be used, and why.
+    pub(crate) off: BTreeMap<String, String>,
+    /// The hash of the token's RSA-OAEP, if it has a key for it.
+    pub(crate) oaep: Option<OaepHash>,
+}
+
+/// Tests every key that is there.
+pub(crate) fn run(engine: &mut Engine) -> Result<Features, Error> {
     let keys: Vec<(String, Found)> = engine
         .keys()
         .map(|(label, found)| (label.to_owned(), found.clone()))
         .collect();
-    let mut off = BTreeMap::new();
+    let mut features = Features::default();
     for (label, found) in keys {
         let tested = match found.kind {
             Kind::KekHs => secrets(engine, &label),
             Kind::KekMk => master_keys(engine, &label),
             Kind::Sign(_) => signature(engine, &label, &found),
             Kind::Agree(curve) => agreed(engine, &found, curve),
+            Kind::TransportRsa => {
+                let hash = transported(engine, &found);
+                hash.map(|hash| features.oaep = Some(hash))
+            }
             Kind::KekEk
             | Kind::KekAk
             | Kind::Transport
@@ -47,12 +62,12 @@ pub(crate) fn run(engine: &mut Engine) -> Result<BTreeMap<String, String>, Error
             Err(error @ (Error::Refused { .. } | Error::Contract { .. })) => {
                 let token = &engine.shared().label;
                 tracing::warn!(token, label, %error, "key is not used: its self-test failed");
-                off.insert(label, error.to_string());
+                features.off.insert(label, error.to_string());
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(off)
+    Ok(features)
 }
 
 /// A secret goes in, is digested as in software, and does not come out.
@@ -154,6 +169,54 @@ fn agreed(engine: &Engine, found: &Found, curve: Curve) -> Result<(), Error> {
         &mac,
         expected.map_err(host)?.as_ref(),
     )
+}
+
+/// A key that software enciphers with the public half comes in, with the best hash the token has.
+fn transported(engine: &Engine, found: &Found) -> Result<OaepHash, Error> {
+    let host = || Error::Contract {
+        why: "RSA-OAEP failed on this machine".to_owned(),
+    };
+    let spki = found.public.as_deref().unwrap_or_default();
+    let public = PublicEncryptingKey::from_der(spki).map_err(|_| host())?;
+    let public = OaepPublicEncryptingKey::new(public).map_err(|_| host())?;
+    let key = SONG.get(..16).unwrap_or(SONG);
+    let mut refused = host();
+    for hash in OaepHash::ALL {
+        let mut sent = vec![0; public.ciphertext_size()];
+        let sealed = public.encrypt(hash.algorithm(), key, &mut sent, None);
+        let sent = sealed.map_err(|_| host())?;
+        let unwrap = |template: &[Attribute]| {
+            let session = engine.session();
+            session.unwrap_key(&hash.mechanism(), found.object, sent, template)
+        };
+        let incoming = key::incoming_key(KeyType::AES, true);
+        let object = match unwrap(&incoming) {
+            Ok(object) => object,
+            Err(error) => {
+                refused = error.into();
+                continue;
+            }
+        };
+        let read = used_once(engine.session(), object, |object| {
+            let types = [AttributeType::Value];
+            Ok(engine.session().get_attributes(object, &types)?)
+        })?;
+        match read.as_slice() {
+            [Attribute::Value(value)] => equal(engine, "CKM_RSA_PKCS_OAEP", value, key)?,
+            _ => return Err(wrong(engine, "CKM_RSA_PKCS_OAEP", "it gave a key no value")),
+        }
+        // What comes in may be wrapped again, and nothing else be done with it.
+        let mut usable = incoming;
+        usable.retain(|attribute| !matches!(attribute, Attribute::Decrypt(_)));
+        usable.push(Attribute::Decrypt(true));
+        if let Ok(object) = unwrap(&usable) {
+            engine.session().destroy_object(object)?;
+            let why = "it does not enforce the unwrap template of its transport key";
+            return Err(wrong(engine, "CKM_RSA_PKCS_OAEP", why));
+        }
+        return Ok(hash);
+    }
+    Err(refused)
 }
 
 /// The object can be neither read nor wrapped.

@@ -18,3 +18,4 @@ mod key;
 mod lab;
 mod secret;
 mod stock;
+mod transport;

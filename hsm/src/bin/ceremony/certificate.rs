@@ -18,6 +18,12 @@ pub(crate) enum Command {
     /// Certificates that a token keeps beside its keys.
     #[command(subcommand)]
     Certificate(Certificate),
+    /// Prints the public half of an RSA transport key (PEM), for the makers of meters, and how to
+    /// encipher with it.
+    TransportKey {
+        #[command(flatten)]
+        key: Key,
+    },
 }
 
 /// A token and a key of it.
@@ -35,7 +41,8 @@ pub(crate) struct Key {
     /// File with the user PIN.
     #[arg(long, value_name = "FILE")]
     pin_file: PathBuf,
-    /// Label of the key: tls-N, sign-p256-N, sign-p384-N, agree-p256-N or agree-p384-N.
+    /// Label of the key: tls-N, sign-p256-N, sign-p384-N, agree-p256-N, agree-p384-N or
+    /// transport-rsa-N.
     #[arg(long, value_name = "LABEL")]
     object: String,
 }
@@ -100,6 +107,13 @@ pub(crate) fn run(command: Command) -> Result<String, Error> {
                 let was = open(&key).await?.remove_certificates(&key.object).await?;
                 let said = if was { "removed" } else { "there was none" };
                 Ok(format!("{said}\n"))
+            }
+            Command::TransportKey { key } => {
+                let public = open(&key).await?.transport_key(&key.object).await?;
+                let (hash, print) = (public.hash, hex::encode(public.fingerprint()));
+                let how = format!("RSA-OAEP with {hash}, MGF1 with {hash}, empty label");
+                let print = format!("SHA-256 of the key's DER: {print}");
+                Ok(format!("{how}\n{print}\n{}", public.pem()))
             }
         }
     })
