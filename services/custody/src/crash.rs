@@ -9,6 +9,12 @@ kit::crash_points! {
     BEFORE_CHANGE_KEYS = "custody.keys.before_change";
     /// The changed row is there, nobody has been told.
     AFTER_CHANGE_KEYS = "custody.keys.after_change";
+    /// Keys of some meters are under new key-encryption keys, their rows are not.
+    BEFORE_STORE_REWRAPPED = "custody.rewrap.before_store";
+    /// The rows are written, and not committed.
+    WITHIN_STORE_REWRAPPED = "custody.rewrap.within_store";
+    /// They are committed, nobody has been told.
+    AFTER_STORE_REWRAPPED = "custody.rewrap.after_store";
     /// A permit was checked, its association is not counted.
     BEFORE_COUNT_ASSOCIATION = "custody.association.before_count";
     /// An association is counted, its context is not open.

@@ -19,6 +19,7 @@ use crate::{
     keyring::{Keyring, MeterKeys},
     outstanding::Outstanding,
     permit::{Gate, Verified},
+    rewrap::Rewrapping,
     seal::Kind,
     store::{CounterOf, KeyRow, Store},
     terms::{Leave, Terms},
@@ -36,6 +37,7 @@ pub(crate) struct Custody {
     pub(crate) reporter: Reporter,
     pub(crate) counters: Policy,
     pub(crate) lab_import: bool,
+    pub(crate) rewrapping: Rewrapping,
     pub(crate) leave: Leave,
     /// Ends the streams of cipher jobs.
     pub(crate) shutdown: Shutdown,

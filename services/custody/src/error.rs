@@ -179,6 +179,9 @@ pub enum Error {
         /// The generation.
         generation: u32,
     },
+    /// A re-wrap is at work in this replica.
+    #[error("this custody is at a re-wrap already")]
+    RewrapRunning,
     /// A re-wrap cannot be done.
     #[error("no key can come under other key-encryption keys: {why}")]
     RewrapRefused {
@@ -241,6 +244,7 @@ impl Fault for Error {
             | Self::TokenLacks { .. }
             | Self::GenerationUnknown { .. }
             | Self::RewrapRefused { .. }
+            | Self::RewrapRunning
             | Self::OutOfOrder { .. } => Code::FailedPrecondition,
             Self::PermitRefused { .. }
             | Self::PermitSignature { .. }
@@ -297,6 +301,7 @@ impl Fault for Error {
             Self::TokenLacks { .. } => "TOKEN_KEY_MISSING",
             Self::GenerationUnknown { .. } => "KEK_GENERATION_UNKNOWN",
             Self::RewrapRefused { .. } => "REWRAP_REFUSED",
+            Self::RewrapRunning => "REWRAP_RUNNING",
             Self::Token(_) => "TOKEN_FAILED",
             Self::Database(_) => "DATABASE_UNAVAILABLE",
             Self::RowInvalid { .. } => "ROW_INVALID",
@@ -384,6 +389,7 @@ fn mend(error: &Error) -> Option<&'static str> {
         Error::GenerationUnknown { .. } => {
             "add the generation at a ceremony, then restart custody; or correct kek_generation in its configuration"
         }
+        Error::RewrapRunning => "wait for its end, or end the call that began it",
         Error::RewrapRefused { .. } => {
             "bring the backup token that custody's keys were born in, with its PIN, and name it in [backup_token]"
         }

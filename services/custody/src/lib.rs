@@ -35,6 +35,7 @@ mod outstanding;
 mod own;
 mod permit;
 mod receive;
+mod rewrap;
 mod seal;
 mod step;
 mod store;
@@ -57,7 +58,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     client::Certificates, context::Contexts, custody::Custody, keyring::Keyring, permit::Gate,
-    store::Store, terms::Leave, trail::Reporter,
+    rewrap::Rewrapping, store::Store, terms::Leave, trail::Reporter,
 };
 pub use crate::{config::Config, crash::CRASH_POINTS, error::Error};
 
@@ -98,6 +99,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         reporter,
         counters: config.counters(),
         lab_import: config.lab_import,
+        rewrapping: Rewrapping::new(config.backup_token.clone()),
         leave: Leave {
             legacy_hls: config.allow_legacy_hls,
             encryption_only: config.allow_encryption_only,

@@ -31,6 +31,16 @@ impl Kind {
         }
     }
 
+    /// The place of it.
+    pub(crate) fn place(self, row: &mut KeyRow) -> &mut Vec<u8> {
+        match self {
+            Self::AuthenticationKey => &mut row.sealed_authentication_key,
+            Self::Password => &mut row.sealed_password,
+            Self::HlsSecret => &mut row.sealed_hls_secret,
+            Self::Row => &mut row.row_seal,
+        }
+    }
+
     /// Where it is kept.
     pub(crate) fn of(self, row: &KeyRow) -> &[u8] {
         match self {

@@ -9,6 +9,7 @@ mod fingerprints;
 mod keys;
 mod outbox;
 mod permits;
+mod rewrap;
 mod stock;
 
 use kit::sql::{Migration, Pool};

@@ -1,5 +1,6 @@
 //! `latchkey.custody.v1.KeyService`.
 
+use futures::stream::BoxStream;
 use kit::{PeerName, clock};
 use latchkey_proto::{
     audit::v1::EntryKind,
@@ -8,10 +9,11 @@ use latchkey_proto::{
         GenerateMeterKeysResponse, GetClientKeysRequest, GetClientKeysResponse,
         GetMeterKeysRequest, GetMeterKeysResponse, ImportLabKeysRequest, ImportLabKeysResponse,
         ImportMeterKeysBatchRequest, ImportMeterKeysRequest, ImportMeterKeysResponse,
-        ListKeyFingerprintsRequest, ListKeyFingerprintsResponse, ListMeterKeysRequest,
-        ListMeterKeysResponse, MarkMeterKeysCompromisedRequest, MarkMeterKeysCompromisedResponse,
-        Mechanism, MeterKeys, SecurityPolicy, UpdateMeterKeysRequest, UpdateMeterKeysResponse,
-        key_service_server::KeyService,
+        ListKekGenerationsRequest, ListKekGenerationsResponse, ListKeyFingerprintsRequest,
+        ListKeyFingerprintsResponse, ListMeterKeysRequest, ListMeterKeysResponse,
+        MarkMeterKeysCompromisedRequest, MarkMeterKeysCompromisedResponse, Mechanism, MeterKeys,
+        RewrapKeysRequest, RewrapKeysResponse, SecurityPolicy, UpdateMeterKeysRequest,
+        UpdateMeterKeysResponse, key_service_server::KeyService,
     },
 };
 use tonic::{Request, Response, Status, Streaming};
@@ -21,6 +23,7 @@ use super::{
     Violations,
     cipher::control,
     incoming::{check, check_lab, mechanisms, policies, suite, wrapped},
+    rewrap,
     stock::{Batches, end, state, version},
 };
 use crate::{
@@ -49,6 +52,25 @@ impl KeyService for Custody {
         let curve = curve.ok_or_else(|| Error::Request(Vec::new()))?;
         let keys = self.client_keys(curve).await?;
         Ok(Response::new(keys))
+    }
+
+    type RewrapKeysStream = BoxStream<'static, Result<RewrapKeysResponse, Status>>;
+
+    async fn rewrap_keys(
+        &self,
+        request: Request<RewrapKeysRequest>,
+    ) -> Result<Response<Self::RewrapKeysStream>, Status> {
+        let peer = kit::peer(&request);
+        let to = request.into_inner().to_generation;
+        let rewrap = self.begin_rewrap(peer.as_str(), to).await?;
+        Ok(Response::new(rewrap::watch(rewrap)))
+    }
+
+    async fn list_kek_generations(
+        &self,
+        _request: Request<ListKekGenerationsRequest>,
+    ) -> Result<Response<ListKekGenerationsResponse>, Status> {
+        Ok(Response::new(rewrap::generations(self).await?))
     }
 
     async fn generate_meter_keys(

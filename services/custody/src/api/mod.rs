@@ -3,6 +3,7 @@
 mod cipher;
 mod incoming;
 mod keys;
+mod rewrap;
 mod stock;
 mod stream;
 
