@@ -32,12 +32,12 @@ impl Caller {
     pub fn new(stack: &Stack, who: &str) -> Self {
         let file = |end: &str| pki(stack.dir(), &format!("{who}.{end}"));
         Self {
-            tls: Tls {
-                certificate_file: file("crt"),
-                key_file: file("key"),
-                ca_file: pki(stack.dir(), "ca.crt"),
-                trust_domain: DOMAIN.to_owned(),
-            },
+            tls: Tls::files(
+                file("crt"),
+                file("key"),
+                pki(stack.dir(), "ca.crt"),
+                DOMAIN,
+            ),
             host: stack.host(),
         }
     }

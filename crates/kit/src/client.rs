@@ -10,7 +10,6 @@ use hyper_util::rt::TokioIo;
 use opentelemetry::propagation::Injector;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tonic::{
     body::Body,
     transport::{self, Endpoint, channel::ResponseFuture},
@@ -23,7 +22,7 @@ use crate::{
     config::{Client, Tls},
     context,
     edge::REQUEST_ID,
-    tls,
+    tls::Connector,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,7 +53,7 @@ pub fn channel(client: &Client, tls: &Tls) -> Result<Channel, StartError> {
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_while_idle(true);
-    let connector = TlsConnector::from(tls::client_config(tls, &client.peer)?);
+    let connector = Connector::new(tls, &client.peer)?;
     let connect = tower::service_fn(move |uri: Uri| connect(connector.clone(), uri));
     let inner = endpoint.connect_with_connector_lazy(connect);
     Ok(Channel {
@@ -64,7 +63,7 @@ pub fn channel(client: &Client, tls: &Tls) -> Result<Channel, StartError> {
 }
 
 async fn connect(
-    connector: TlsConnector,
+    connector: Connector,
     uri: Uri,
 ) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
     let host = uri

@@ -42,8 +42,21 @@ pub struct Server {
     /// Requests served at one time; more are answered `RESOURCE_EXHAUSTED`. Default 256.
     #[serde(default = "default_max_concurrent_requests")]
     pub max_concurrent_requests: usize,
+    /// Seconds after which a connection is asked to end and the peer to connect anew, which proves its certificate
+    /// again: a peer whose certificate expired, or whose authority was removed, is gone by then. Default 3600.
+    #[serde(default = "default_max_connection_age_seconds")]
+    pub max_connection_age_seconds: u64,
+    /// Seconds that requests on such a connection get to end before it is cut. Default 300.
+    #[serde(default = "default_max_connection_grace_seconds")]
+    pub max_connection_grace_seconds: u64,
 }
 
+fn default_max_connection_age_seconds() -> u64 {
+    3600
+}
+fn default_max_connection_grace_seconds() -> u64 {
+    300
+}
 fn default_drain_seconds() -> u64 {
     10
 }
@@ -54,18 +67,74 @@ fn default_max_concurrent_requests() -> usize {
     256
 }
 
-/// One end of mutual TLS 1.3. Files are PEM.
+/// One end of mutual TLS 1.3. Files are PEM; they are read again when they change, without a restart.
+///
+/// The private key is in a token: `[server.tls.token]`, a table as that of custody's own token, names it, and no private
+/// key is on the disk. Or it is in `key_file`, for development.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// Our certificate and its intermediates. It must hold exactly one URI SAN: our peer name.
-    pub certificate_file: PathBuf,
-    /// Our private key (PKCS#8). Readable by the service's user alone.
-    pub key_file: PathBuf,
+    /// Our certificate and its intermediates. It must hold exactly one URI SAN: our peer name. Left out with a key in a
+    /// token: the chain that the token keeps for it (`latchkey-ceremony certificate import`).
+    #[serde(default)]
+    pub certificate_file: Option<PathBuf>,
+    /// Our private key (PKCS#8), if it is in no token. Readable by the service's user alone.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
     /// The certificates that may sign a peer's.
     pub ca_file: PathBuf,
     /// The trust domain of every peer, such as `latchkey.test`.
     pub trust_domain: String,
+    /// The token that holds our private key: a token of role `tls`, made by the ceremony, of this service alone. Its
+    /// module may be that of another token of the process.
+    #[serde(default)]
+    pub token: Option<hsm::TokenConfig>,
+    /// Label of the key in the token. Default `tls-1`.
+    #[serde(default = "default_token_key")]
+    pub token_key: String,
+}
+
+fn default_token_key() -> String {
+    "tls-1".to_owned()
+}
+
+impl Tls {
+    /// With everything in files.
+    #[must_use]
+    pub fn files(
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+        ca: impl Into<PathBuf>,
+        trust_domain: &str,
+    ) -> Self {
+        Self {
+            certificate_file: Some(certificate.into()),
+            key_file: Some(key.into()),
+            ca_file: ca.into(),
+            trust_domain: trust_domain.to_owned(),
+            token: None,
+            token_key: default_token_key(),
+        }
+    }
+
+    /// What types alone cannot check.
+    ///
+    /// # Errors
+    /// Names the keys that do not go together.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        match (&self.key_file, &self.token, &self.certificate_file) {
+            (Some(_), Some(_), _) => Err(ConfigError::msg(
+                "[server.tls] has both key_file and token: the private key is in one place; remove key_file",
+            )),
+            (None, None, _) => Err(ConfigError::msg(
+                "[server.tls] names no private key: add a table [server.tls.token], or key_file for development",
+            )),
+            (Some(_), None, None) => Err(ConfigError::msg(
+                "[server.tls] certificate_file is missing: only a token keeps a certificate beside its key",
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Which peer may call which gRPC service. Keys are `package.Service`, or `package.Service/Method` to override one
@@ -229,7 +298,12 @@ pub fn load<C: ServiceConfig>(path: &Path) -> Result<C, ConfigError> {
         std::fs::read_to_string(path).map_err(|e| in_file(format!("cannot be read: {e}")))?;
     let config: C = toml::from_str(&text).map_err(|e| in_file(e.to_string()))?;
     let server = config.server();
+    server.tls.check().map_err(|e| in_file(e.0))?;
     server.peers.check().map_err(|e| in_file(e.0))?;
+    if server.max_connection_age_seconds == 0 {
+        let why = "[server] max_connection_age_seconds must be greater than 0";
+        return Err(in_file(why.to_owned()));
+    }
     if server.max_concurrent_requests == 0 || server.max_message_bytes == 0 {
         return Err(in_file("[server] limits must be greater than 0".to_owned()));
     }

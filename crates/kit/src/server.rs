@@ -1,8 +1,8 @@
 //! A gRPC server: mutual TLS 1.3, then the edge, then the services.
 
 use std::{
-    collections::VecDeque, convert::Infallible, io, net::SocketAddr, pin::Pin, sync::Arc, task,
-    time::Duration,
+    collections::VecDeque, convert::Infallible, future::Future as _, io, net::SocketAddr, pin::Pin,
+    sync::Arc, task, time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -10,9 +10,11 @@ use http::{Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
+    time::{Sleep, sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     body::Body,
@@ -22,7 +24,12 @@ use tonic::{
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{Shutdown, StartError, Tasks, config, edge::EdgeLayer, peer::PeerConnection, tls};
+use crate::{
+    Shutdown, StartError, Tasks, config,
+    edge::EdgeLayer,
+    peer::PeerConnection,
+    tls::{self, Acceptor, Identity},
+};
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,7 +64,7 @@ impl Listener {
 pub struct Server {
     name: &'static str,
     config: config::Server,
-    tls: Arc<rustls::ServerConfig>,
+    tls: Acceptor,
     routes: RoutesBuilder,
     services: Vec<&'static str>,
     endless: Vec<&'static str>,
@@ -97,7 +104,7 @@ impl Server {
         Ok(Self {
             name,
             config: config.clone(),
-            tls: tls::server_config(&config.tls)?,
+            tls: Acceptor::new(&config.tls)?,
             routes,
             services: Vec::new(),
             endless: Vec::new(),
@@ -161,16 +168,24 @@ impl Server {
         let tasks = Tasks::new(shutdown.clone());
         let (ready, connections) = mpsc::channel(64);
         let accept = Accept {
-            tls: TlsAcceptor::from(self.tls.clone()),
+            tls: self.tls.clone(),
             trust_domain: self.config.tls.trust_domain.clone(),
+            life: Duration::from_secs(
+                self.config
+                    .max_connection_age_seconds
+                    .saturating_add(self.config.max_connection_grace_seconds),
+            ),
             ready,
             tasks: tasks.clone(),
         };
         tasks.spawn("accept", accept.run(listener));
+        let identity = Identity::of(&self.config.tls)?;
+        tasks.spawn("identity", follow_files(identity, shutdown.clone()));
         tracing::info!(service = self.name, %address, "serving");
         let drain = Duration::from_secs(self.config.drain_seconds);
         let served = Transport::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
+            .max_connection_age(Duration::from_secs(self.config.max_connection_age_seconds))
             .layer(EdgeLayer::new(&self.config, self.endless))
             .add_routes(self.routes.routes())
             .serve_with_incoming_shutdown(ReceiverStream::new(connections), {
@@ -179,7 +194,7 @@ impl Server {
             });
         tokio::select! {
             served = served => served?,
-            () = async { shutdown.fired().await; tokio::time::sleep(drain).await } => {
+            () = async { shutdown.fired().await; sleep(drain).await } => {
                 tracing::warn!(service = self.name, "some requests did not end in time");
             }
         }
@@ -196,6 +211,31 @@ impl Server {
             builder = builder.with_service_name(*service);
         }
         Ok(builder.build_v1()?)
+    }
+}
+
+/// Looks at certificate, key and authorities now and then, and at once after SIGHUP.
+async fn follow_files(identity: Arc<Identity>, shutdown: Shutdown) {
+    let mut asked = match signal(SignalKind::hangup()) {
+        Ok(asked) => asked,
+        Err(error) => {
+            return tracing::error!(%error, "SIGHUP cannot be waited for; TLS files are not followed");
+        }
+    };
+    loop {
+        tokio::select! {
+            () = shutdown.fired() => return,
+            _ = asked.recv() => tracing::info!("SIGHUP: looking at the TLS files"),
+            () = sleep(tls::RELOAD_EVERY) => {}
+        }
+        let identity = Arc::clone(&identity);
+        // It reads files, and blocks for a token.
+        if tokio::task::spawn_blocking(move || identity.refresh())
+            .await
+            .is_err()
+        {
+            tracing::error!("looking at the TLS files ended badly");
+        }
     }
 }
 
@@ -230,8 +270,10 @@ impl<S> Reflection for S where
 
 /// Accepts connections and shakes hands; only a peer with a good name gets past it.
 struct Accept {
-    tls: TlsAcceptor,
+    tls: Acceptor,
     trust_domain: String,
+    /// How long a connection may live at most.
+    life: Duration,
     ready: mpsc::Sender<io::Result<PeerStream>>,
     tasks: Tasks,
 }
@@ -248,7 +290,7 @@ impl Accept {
                     Err(error) => {
                         // Out of file descriptors, most likely: let some connections end.
                         tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        sleep(Duration::from_millis(100)).await;
                         continue;
                     }
                 },
@@ -258,19 +300,25 @@ impl Accept {
                 self.trust_domain.clone(),
                 self.ready.clone(),
             );
+            let life = self.life;
             let displaced = handshakes.begin();
             self.tasks.spawn("handshake", async move {
-                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream, address, &domain));
+                let shaken = timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream, address, &domain));
                 let admitted = async {
                     match shaken.await {
-                        Ok(Ok(stream)) => drop(ready.send(Ok(stream)).await),
+                        Ok(Ok((stream, peer))) => {
+                            let stream = PeerStream::new(stream, peer, life);
+                            drop(ready.send(Ok(stream)).await);
+                        }
                         Ok(Err(error)) => tracing::warn!(%address, %error, "refused a connection"),
                         Err(_) => tracing::warn!(%address, "refused a connection: its handshake took too long"),
                     }
                 };
                 tokio::select! {
-                    () = admitted => {}
+                    // First: one that was displaced before it began must not take a token's time.
+                    biased;
                     _ = displaced => tracing::warn!(%address, "refused a connection: too many handshakes"),
+                    () = admitted => {}
                 }
             });
         }
@@ -296,27 +344,34 @@ impl Handshakes {
 }
 
 async fn handshake(
-    tls: TlsAcceptor,
+    tls: Acceptor,
     stream: TcpStream,
     address: SocketAddr,
     domain: &str,
-) -> io::Result<PeerStream> {
+) -> io::Result<(TlsStream<TcpStream>, PeerConnection)> {
     stream.set_nodelay(true)?;
     let stream = tls.accept(stream).await?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let peer = tls::peer_of(certificates, domain).map_err(io::Error::other)?;
-    Ok(PeerStream {
-        stream,
-        peer: PeerConnection {
-            name: peer,
-            address,
-        },
-    })
+    let name = tls::peer_of(certificates, domain).map_err(io::Error::other)?;
+    Ok((stream, PeerConnection { name, address }))
 }
 
+/// A connection that ends, whatever passes on it: tonic asks it to end in order when it is of age, but in 0.14 its own
+/// grace period cuts without asking.
 struct PeerStream {
     stream: TlsStream<TcpStream>,
     peer: PeerConnection,
+    end: Pin<Box<Sleep>>,
+}
+
+impl PeerStream {
+    fn new(stream: TlsStream<TcpStream>, peer: PeerConnection, life: Duration) -> Self {
+        Self {
+            stream,
+            peer,
+            end: Box::pin(sleep(life)),
+        }
+    }
 }
 
 impl Connected for PeerStream {
@@ -333,6 +388,10 @@ impl AsyncRead for PeerStream {
         cx: &mut task::Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> task::Poll<io::Result<()>> {
+        if self.end.as_mut().poll(cx).is_ready() {
+            tracing::info!(peer = %self.peer.name, address = %self.peer.address, "a connection outlived its age and grace and is cut");
+            return task::Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -1,6 +1,14 @@
 //! Mutual TLS 1.3, with peers known by the URI SAN of their certificate (X.509-SVID).
+//!
+//! The private key is in a token (a service in production has none on disk) or in a file (development). Certificates,
+//! authorities and key files are followed while the service runs: [`Identity`].
 
-use std::{path::Path, sync::Arc};
+mod expiry;
+mod handshake;
+mod identity;
+mod token;
+
+use std::sync::Arc;
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
@@ -15,11 +23,18 @@ use rustls::{
         NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
+    sign::SingleCertAndKey,
     version::TLS13,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certificate};
 
+use self::identity::Present;
+pub use self::{
+    expiry::Expiring,
+    handshake::{Acceptor, Connector},
+    identity::{Identity, RELOAD_EVERY},
+};
 use crate::{PeerName, StartError, config::Tls};
 
 /// Why a peer's certificate is refused.
@@ -81,34 +96,44 @@ pub fn peer_of(
     }
 }
 
-/// The server end: asks every client for a certificate of the trust domain.
+/// The server end: asks every client for a certificate of the trust domain. It is as of now: [`Acceptor`] follows its
+/// files.
 ///
 /// # Errors
-/// If a file cannot be read or does not fit the others.
+/// If a file or the token cannot be used, or does not fit the others.
 pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, StartError> {
+    server_end(&Identity::of(tls)?.present().0, &tls.trust_domain)
+}
+
+/// The client end: the server must show `expected`. It is as of now: [`Connector`] follows its files.
+///
+/// # Errors
+/// If a file or the token cannot be used, or does not fit the others.
+pub fn client_config(tls: &Tls, expected: &PeerName) -> Result<Arc<ClientConfig>, StartError> {
+    client_end(&Identity::of(tls)?.present().0, expected)
+}
+
+/// Our own name, as our certificate says.
+///
+/// # Errors
+/// If the certificate cannot be read or holds no good name.
+pub fn own_name(tls: &Tls) -> Result<PeerName, StartError> {
+    let name = Identity::of(tls)?.present().0.name.clone();
+    name.map_err(StartError::msg)
+}
+
+fn server_end(present: &Present, trust_domain: &str) -> Result<Arc<ServerConfig>, StartError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let chain =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(tls)?), provider.clone())
-            .build()?;
+    let roots = Arc::clone(&present.roots);
+    let chain = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build()?;
     let verifier = Arc::new(PeerClient {
         chain,
-        trust_domain: tls.trust_domain.clone(),
+        trust_domain: trust_domain.to_owned(),
     });
-    let (certificates, key) = identity(tls)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates, key)
-        .map_err(|e| {
-            StartError::context(
-                format!(
-                    "{} does not fit {}",
-                    tls.key_file.display(),
-                    tls.certificate_file.display()
-                ),
-                e,
-            )
-        })?;
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&present.key))));
     config.alpn_protocols = vec![b"h2".to_vec()];
     // A resumed session skips the verifier, and each one issues tickets for the next: a certificate shown once would
     // hold for ever, long after it expired.
@@ -117,80 +142,22 @@ pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, StartError> {
     Ok(Arc::new(config))
 }
 
-/// The client end: the server must show `expected`.
-///
-/// # Errors
-/// If a file cannot be read or does not fit the others.
-pub fn client_config(tls: &Tls, expected: &PeerName) -> Result<Arc<ClientConfig>, StartError> {
+fn client_end(present: &Present, expected: &PeerName) -> Result<Arc<ClientConfig>, StartError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = PeerServer {
-        roots: roots(tls)?,
+        roots: Arc::clone(&present.roots),
         expected: expected.clone(),
         provider: provider.clone(),
     };
-    let (certificates, key) = identity(tls)?;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(certificates, key)
-        .map_err(|e| {
-            StartError::context(
-                format!(
-                    "{} does not fit {}",
-                    tls.key_file.display(),
-                    tls.certificate_file.display()
-                ),
-                e,
-            )
-        })?;
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&present.key))));
     config.alpn_protocols = vec![b"h2".to_vec()];
     // As at the server end: every connection verifies the peer's certificate.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
-}
-
-/// Our own name, as our certificate says.
-///
-/// # Errors
-/// If the certificate cannot be read or holds no good name.
-pub fn own_name(tls: &Tls) -> Result<PeerName, StartError> {
-    let certificates = certificates(&tls.certificate_file)?;
-    peer_of(&certificates, &tls.trust_domain)
-        .map_err(|e| StartError::context(tls.certificate_file.display(), e))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| StartError::context(format!("{} cannot be read", path.display()), e))?;
-    if certificates.is_empty() {
-        return Err(StartError::msg(format!(
-            "{} holds no certificate",
-            path.display()
-        )));
-    }
-    Ok(certificates)
-}
-
-fn roots(tls: &Tls) -> Result<RootCertStore, StartError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&tls.ca_file)? {
-        roots.add(certificate)?;
-    }
-    Ok(roots)
-}
-
-fn identity(
-    tls: &Tls,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), StartError> {
-    let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(|e| {
-        StartError::context(
-            format!("{} holds no private key", tls.key_file.display()),
-            e,
-        )
-    })?;
-    Ok((certificates(&tls.certificate_file)?, key))
 }
 
 /// A client's chain, checked by webpki, and its name.
@@ -244,7 +211,7 @@ impl ClientCertVerifier for PeerClient {
 /// A server's chain, and its name instead of its host name: services are known by what they are, not by where.
 #[derive(Debug)]
 struct PeerServer {
-    roots: RootCertStore,
+    roots: Arc<RootCertStore>,
     expected: PeerName,
     provider: Arc<CryptoProvider>,
 }

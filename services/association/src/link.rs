@@ -11,22 +11,17 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
     time::Duration,
 };
 
-use kit::{StartError, config::Tls};
+use kit::{StartError, config::Tls, tls::Connector};
 use ppp::v2::{Addresses, Builder, Command, Header, Protocol, Unix, Version};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{
-    TlsConnector,
-    client::TlsStream,
-    rustls::{ClientConfig, pki_types::ServerName},
-};
+use tokio_rustls::{client::TlsStream, rustls::pki_types::ServerName};
 
 use crate::{
     config,
@@ -137,7 +132,7 @@ impl Datagrams {
 #[derive(Clone)]
 pub(crate) struct Gateway {
     address: SocketAddr,
-    tls: Arc<ClientConfig>,
+    tls: Connector,
     patience: Duration,
 }
 
@@ -149,7 +144,7 @@ impl Gateway {
     ) -> Result<Self, StartError> {
         Ok(Self {
             address: config.address,
-            tls: kit::tls::client_config(tls, &config.peer)?,
+            tls: Connector::new(tls, &config.peer)?,
             patience,
         })
     }
@@ -215,9 +210,7 @@ impl Gateway {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
         let name = ServerName::IpAddress(self.address.ip().into());
-        TlsConnector::from(self.tls.clone())
-            .connect(name, tcp)
-            .await
+        self.tls.connect(name, tcp).await
     }
 }
 

@@ -11,13 +11,13 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use kit::{Shutdown, Tasks, config::Tls};
+use kit::{Shutdown, Tasks, config::Tls, tls::Acceptor};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 
 use crate::{
     config,
@@ -36,7 +36,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Relay {
     pub(crate) config: Arc<config::Relay>,
-    pub(crate) tls: TlsAcceptor,
+    pub(crate) tls: Acceptor,
     pub(crate) trust_domain: Arc<str>,
     pub(crate) list: Current,
     pub(crate) fresh: Fresh,
@@ -85,7 +85,7 @@ impl Relay {
                 config.limits.connections_per_source,
             ),
             config: Arc::new(config),
-            tls: TlsAcceptor::from(kit::tls::server_config(tls)?),
+            tls: Acceptor::new(tls)?,
             trust_domain: tls.trust_domain.as_str().into(),
             list,
             fresh,

@@ -126,12 +126,12 @@ mod tests {
     use super::*;
 
     fn tls(layout: &Layout, who: &str) -> kit::config::Tls {
-        kit::config::Tls {
-            certificate_file: layout.certificate(who),
-            key_file: layout.key(who),
-            ca_file: layout.ca(),
-            trust_domain: DOMAIN.to_owned(),
-        }
+        kit::config::Tls::files(
+            layout.certificate(who),
+            layout.key(who),
+            layout.ca(),
+            DOMAIN,
+        )
     }
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
             let tls = tls(&layout, who);
             assert_eq!(kit::tls::own_name(&tls).unwrap().as_str(), peer_name(who));
             kit::tls::server_config(&tls).unwrap_or_else(|error| panic!("{who}: {error}"));
-            let mode = std::fs::metadata(&tls.key_file)
+            let mode = std::fs::metadata(layout.key(who))
                 .unwrap()
                 .permissions()
                 .mode();

@@ -17,11 +17,24 @@ const WRITTEN: Duration = Duration::from_secs(1_767_225_600);
 
 /// Key, certificate, authority: all there, fitting, in time, and the key nobody else's.
 pub(crate) fn identity(who: &str, tls: &Tls, named_in: &Path) -> Vec<Finding> {
-    let mut findings = vec![
-        secret(&format!("key {who}"), &tls.key_file),
-        certificate(&format!("certificate {who}"), &tls.certificate_file, None),
-        certificate(&format!("authority {who}"), &tls.ca_file, None),
-    ];
+    let mut findings = Vec::new();
+    if let Some(file) = &tls.key_file {
+        findings.push(secret(&format!("key {who}"), file));
+    }
+    if let Some(token) = &tls.token {
+        findings.push(secret(
+            &format!("PIN of the TLS token {who}"),
+            &token.pin_file,
+        ));
+    }
+    if let Some(file) = &tls.certificate_file {
+        findings.push(certificate(&format!("certificate {who}"), file, None));
+    }
+    findings.push(certificate(&format!("authority {who}"), &tls.ca_file, None));
+    // A wrong PIN is counted, so it is not tried with a file that others can change.
+    if tls.token.is_some() && findings.iter().any(Finding::is_bad) {
+        return findings;
+    }
     let check = format!("identity {who}");
     findings.push(match (kit::tls::own_name(tls), kit::tls::server_config(tls)) {
         (Ok(name), Ok(_)) => Finding::good(check, format!("is {name}")),

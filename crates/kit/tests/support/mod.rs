@@ -27,15 +27,22 @@ pub(crate) struct Pki {
 impl Pki {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
+        let issuer = Self::authority(dir.path());
+        Self { issuer, dir }
+    }
+
+    /// Makes another authority in the place of the one there is; leaves made from now on are its own.
+    pub(crate) fn renew(&mut self) {
+        self.issuer = Self::authority(self.dir.path());
+    }
+
+    fn authority(dir: &Path) -> Issuer<'static, KeyPair> {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = params.self_signed(&key).expect("a certificate");
-        std::fs::write(dir.path().join("ca.pem"), ca.pem()).expect("written");
-        Self {
-            issuer: Issuer::new(params, key),
-            dir,
-        }
+        std::fs::write(dir.join("ca.pem"), ca.pem()).expect("written");
+        Issuer::new(params, key)
     }
 
     /// A certificate with these URI names.
@@ -51,12 +58,12 @@ impl Pki {
         let path = |end: &str| self.dir.path().join(format!("{file}.{end}"));
         std::fs::write(path("pem"), leaf.pem()).expect("written");
         std::fs::write(path("key"), key.serialize_pem()).expect("written");
-        Tls {
-            certificate_file: path("pem"),
-            key_file: path("key"),
-            ca_file: self.dir.path().join("ca.pem"),
-            trust_domain: DOMAIN.to_owned(),
-        }
+        Tls::files(
+            path("pem"),
+            path("key"),
+            self.dir.path().join("ca.pem"),
+            DOMAIN,
+        )
     }
 }
 
@@ -83,7 +90,9 @@ pub(crate) fn config(dir: &Path, tls: &Tls) -> config::Server {
         "[server]\nlisten = '127.0.0.1:0'\nmax_message_bytes = 4096\nmax_concurrent_requests = 1\ndrain_seconds = 1\n\
          [server.peers]\n'latchkey.audit.v1.PermitService' = ['spiffe://kit.test/caller']\n\
          [server.tls]\ncertificate_file = {:?}\nkey_file = {:?}\nca_file = {:?}\ntrust_domain = 'kit.test'\n",
-        tls.certificate_file, tls.key_file, tls.ca_file
+        tls.certificate_file.as_ref().expect("a file"),
+        tls.key_file.as_ref().expect("a file"),
+        tls.ca_file
     );
     std::fs::write(&file, text).expect("written");
     config::load::<Config>(&file)
@@ -133,9 +142,15 @@ pub(crate) struct Running {
 }
 
 pub(crate) async fn start() -> Running {
+    start_with(|_| {}).await
+}
+
+/// The same after a change of its configuration.
+pub(crate) async fn start_with(change: impl FnOnce(&mut config::Server)) -> Running {
     let pki = Pki::new();
     let tls = pki.leaf("server", &["spiffe://kit.test/server"]);
-    let config = config(pki.dir.path(), &tls);
+    let mut config = config(pki.dir.path(), &tls);
+    change(&mut config);
     let listener = Listener::bind(config.listen).await.expect("bound");
     let address = listener.local_addr().expect("an address");
     let (trigger, shutdown): (_, Shutdown) = shutdown();

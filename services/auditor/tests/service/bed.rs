@@ -149,8 +149,8 @@ impl Bed {
             "spiffe://latchkey.test/operator/alice" = ["operator"]
             "spiffe://latchkey.test/operator/sam" = ["security-admin"]
             "#,
-            tls.certificate_file,
-            tls.key_file,
+            tls.certificate_file.unwrap(),
+            tls.key_file.unwrap(),
             tls.ca_file,
             self.database(),
             self.pin(),
@@ -256,12 +256,8 @@ impl Pki {
         let file = |end: &str| self.dir.join(format!("{stem}.{end}"));
         std::fs::write(file("pem"), leaf.pem()).unwrap();
         std::fs::write(file("key"), key.serialize_pem()).unwrap();
-        Tls {
-            certificate_file: file("pem"),
-            key_file: file("key"),
-            ca_file: self.dir.join(format!("{}.pem", self.name)),
-            trust_domain: "latchkey.test".to_owned(),
-        }
+        let ca = self.dir.join(format!("{}.pem", self.name));
+        Tls::files(file("pem"), file("key"), ca, "latchkey.test")
     }
 }
 

@@ -42,7 +42,9 @@ impl Auditor {
             "[server]\nlisten = '127.0.0.1:0'\ndrain_seconds = 1\n\
              [server.peers]\n'latchkey.audit.v1.TrailService' = ['spiffe://latchkey.test/latchkey/custody']\n\
              [server.tls]\ncertificate_file = {:?}\nkey_file = {:?}\nca_file = {:?}\ntrust_domain = 'latchkey.test'\n",
-            tls.certificate_file, tls.key_file, tls.ca_file
+            tls.certificate_file.expect("a file"),
+            tls.key_file.expect("a file"),
+            tls.ca_file
         );
         std::fs::write(&file, text).expect("written");
         let config: Config = config::load(&file).expect("a good configuration");

@@ -107,6 +107,8 @@ impl Bed {
             ca_file,
             ..
         } = self.pki.leaf("latchkey/custody");
+        let (certificate_file, key_file) =
+            certificate_file.zip(key_file).expect("both are files");
         let key = self.dir.join("permit.key");
         std::fs::write(&key, hex::encode(self.auditor.permit_key().octets())).expect("written");
         let text = format!(
@@ -234,12 +236,12 @@ impl Pki {
         let file = |end: &str| self.dir.join(format!("{}.{end}", path.replace('/', "-")));
         std::fs::write(file("pem"), leaf.pem()).expect("written");
         std::fs::write(file("key"), key.serialize_pem()).expect("written");
-        Tls {
-            certificate_file: file("pem"),
-            key_file: file("key"),
-            ca_file: self.dir.join("ca.pem"),
-            trust_domain: "latchkey.test".to_owned(),
-        }
+        Tls::files(
+            file("pem"),
+            file("key"),
+            self.dir.join("ca.pem"),
+            "latchkey.test",
+        )
     }
 }
 

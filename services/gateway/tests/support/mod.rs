@@ -75,22 +75,20 @@ impl Pki {
 
     /// The identity of a role, made when it is first asked for.
     pub fn identity(&self, role: &str) -> Tls {
-        let tls = Tls {
-            certificate_file: self.path(&format!("{role}.pem")),
-            key_file: self.path(&format!("{role}.key")),
-            ca_file: self.path("ca.pem"),
-            trust_domain: DOMAIN.to_owned(),
-        };
-        if !tls.certificate_file.exists() {
+        let (certificate, private) = (
+            self.path(&format!("{role}.pem")),
+            self.path(&format!("{role}.key")),
+        );
+        if !certificate.exists() {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             params.subject_alt_names =
                 vec![SanType::URI(Self::name(role).as_str().try_into().unwrap())];
             let leaf = params.signed_by(&key, &self.issuer).unwrap();
-            std::fs::write(&tls.certificate_file, leaf.pem()).unwrap();
-            std::fs::write(&tls.key_file, key.serialize_pem()).unwrap();
+            std::fs::write(&certificate, leaf.pem()).unwrap();
+            std::fs::write(&private, key.serialize_pem()).unwrap();
         }
-        tls
+        Tls::files(certificate, private, self.path("ca.pem"), DOMAIN)
     }
 
     pub fn server_toml(&self, role: &str, listen: SocketAddr, peers: &str) -> String {
@@ -98,7 +96,9 @@ impl Pki {
         format!(
             "[server]\nlisten = '{listen}'\ndrain_seconds = 1\n[server.peers]\n{peers}\n[server.tls]\n\
              certificate_file = {:?}\nkey_file = {:?}\nca_file = {:?}\ntrust_domain = '{DOMAIN}'\n",
-            tls.certificate_file, tls.key_file, tls.ca_file
+            tls.certificate_file.unwrap(),
+            tls.key_file.unwrap(),
+            tls.ca_file
         )
     }
 }

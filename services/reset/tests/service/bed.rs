@@ -163,22 +163,17 @@ impl Bed {
                 .path()
                 .join(format!("{}.{end}", name.replace('/', "-")))
         };
-        let tls = Tls {
-            certificate_file: path("pem"),
-            key_file: path("key"),
-            ca_file: self.dir.path().join("ca.pem"),
-            trust_domain: DOMAIN.to_owned(),
-        };
-        if !tls.certificate_file.exists() {
+        if !path("pem").exists() {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             let uri = format!("spiffe://{DOMAIN}/{name}");
             params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
             let leaf = params.signed_by(&key, &self.issuer).unwrap();
-            std::fs::write(&tls.certificate_file, leaf.pem()).unwrap();
-            std::fs::write(&tls.key_file, key.serialize_pem()).unwrap();
+            std::fs::write(path("pem"), leaf.pem()).unwrap();
+            std::fs::write(path("key"), key.serialize_pem()).unwrap();
         }
-        tls
+        let ca = self.dir.path().join("ca.pem");
+        Tls::files(path("pem"), path("key"), ca, DOMAIN)
     }
 
     fn server_toml(&self, role: &str, services: &[&str], peer: &str) -> String {
@@ -191,8 +186,8 @@ impl Bed {
             "[server]\nlisten = '127.0.0.1:0'\ndrain_seconds = 1\n[server.peers]\n{}\n[server.tls]\n\
              certificate_file = {:?}\nkey_file = {:?}\nca_file = {:?}\ntrust_domain = '{DOMAIN}'\n",
             peers.join("\n"),
-            tls.certificate_file,
-            tls.key_file,
+            tls.certificate_file.unwrap(),
+            tls.key_file.unwrap(),
             tls.ca_file
         )
     }
