@@ -165,12 +165,7 @@ mod tests {
         let (pem, secret) = (dir.join("a.pem"), dir.join("a.key"));
         std::fs::write(&pem, certificate.pem()).unwrap();
         std::fs::write(&secret, key.serialize_pem()).unwrap();
-        let tls = Tls {
-            certificate_file: pem.clone(),
-            key_file: secret,
-            ca_file: pem,
-            trust_domain: "t".to_owned(),
-        };
+        let tls = Tls::files(pem.clone(), secret, pem, "t");
         let all =
             "endpoints = ['https://127.0.0.1:1', 'https://127.0.0.1:2', 'https://127.0.0.1:3']";
         Replicas::new(&config(all).unwrap(), &tls).unwrap()
