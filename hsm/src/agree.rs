@@ -18,6 +18,7 @@ use crate::cipher::{self, short};
 use crate::curve::{Curve, point};
 use crate::error::Error;
 use crate::key::{self, KeyHandle, Kind, bare_point};
+use crate::module::making;
 use crate::secret::{self, used_once};
 use crate::token::Token;
 
@@ -107,6 +108,7 @@ impl Agreement {
     ) -> Result<ObjectHandle, Error> {
         let ecdh = Ecdh1DeriveParams::new(EcKdf::null(), &self.peer);
         let template = secret::derived(self.curve.coordinate());
+        making(1);
         let z = session.derive_key(&Mechanism::Ecdh1Derive(ecdh), own, &template)?;
         used_once(session, z, |z| {
             let hash = match self.curve {
@@ -147,6 +149,7 @@ fn ephemeral(session: &Session, curve: Curve) -> Result<(ObjectHandle, Vec<u8>),
         Attribute::Unwrap(false),
         Attribute::Derive(true),
     ];
+    making(2);
     let (public, private) =
         session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)?;
     let read = session.get_attributes(public, &[AttributeType::EcPoint]);

@@ -58,6 +58,16 @@ pub enum Error {
         /// The token.
         label: String,
     },
+    /// The token refused this very PIN before, in this or an earlier process. It was not tried.
+    #[error(
+        "token `{label}` refused this PIN before ({}); put in the right one: another PIN is tried by itself, the same one only after the file is removed", marker.display()
+    )]
+    PinRefusedBefore {
+        /// The token.
+        label: String,
+        /// Where that was noted.
+        marker: PathBuf,
+    },
     /// The PIN file cannot be used.
     #[error("PIN file {}: {why}", path.display())]
     PinFile {
@@ -87,6 +97,61 @@ pub enum Error {
     TokenGone {
         /// The token.
         label: String,
+    },
+    /// A call into the module has not returned. Its thread cannot be ended; when it comes back, the
+    /// token is taken back.
+    #[error(
+        "token `{label}` hangs: a call into its module does not return; check the device, and restart the process if it does not come back"
+    )]
+    TokenHung {
+        /// The token, or the module's file.
+        label: String,
+    },
+    /// The session is gone; the next call opens another.
+    #[error("token `{label}` has lost the session; a new one is opened by itself, repeat the call")]
+    SessionLost {
+        /// The token.
+        label: String,
+    },
+    /// Somebody logged the token out, and so destroyed its session keys; the next call logs in.
+    #[error(
+        "token `{label}` is not logged in any more: another part of this process or the device logged it out; repeat the call"
+    )]
+    NotLoggedIn {
+        /// The token.
+        label: String,
+    },
+    /// The device says that it has a fault.
+    #[error(
+        "token `{label}` has a fault ({code:?}); check the device, recovery is tried by itself"
+    )]
+    DeviceError {
+        /// The token.
+        label: String,
+        /// The PKCS#11 return value.
+        code: RvError,
+    },
+    /// Module or device has no memory left for the call.
+    #[error(
+        "token `{label}` has no memory left for this ({code:?}); hold fewer keys, or give it more memory"
+    )]
+    HostMemory {
+        /// The token.
+        label: String,
+        /// The PKCS#11 return value.
+        code: RvError,
+    },
+    /// A token of a pool holds other keys than the first one.
+    #[error(
+        "token `{token}` does not hold the keys of token `{first}`: {why}; tokens of one pool must be copies of each other"
+    )]
+    KeysDiffer {
+        /// The token that is refused.
+        token: String,
+        /// The token it was compared with.
+        first: String,
+        /// The first difference.
+        why: String,
     },
     /// No key of that label and use on the token.
     #[error(
@@ -234,6 +299,46 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// Whether it is the token that failed: another one with the same keys may do what was asked.
+    pub(crate) fn is_of_token(&self) -> bool {
+        self.is_passing()
+            || matches!(
+                self,
+                Self::TokenGone { .. }
+                    | Self::TokenNotFound { .. }
+                    | Self::TokenHung { .. }
+                    | Self::DeviceError { .. }
+                    | Self::HostMemory { .. }
+                    | Self::WorkerGone { .. }
+                    | Self::PinIncorrect { .. }
+                    | Self::PinLocked { .. }
+                    | Self::PinRefusedBefore { .. }
+            )
+    }
+
+    /// Whether the same token can do it at once: it opens a session or logs in, and goes on.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::SessionLost { .. } | Self::NotLoggedIn { .. })
+    }
+
+    /// What a return value says by itself about the token `label`, whatever was called.
+    pub(crate) fn of_code(label: &str, code: RvError) -> Option<Self> {
+        let label = label.to_owned();
+        Some(match code {
+            RvError::TokenNotPresent
+            | RvError::TokenNotRecognized
+            | RvError::DeviceRemoved
+            | RvError::SlotIdInvalid
+            | RvError::CryptokiNotInitialized => Self::TokenGone { label },
+            RvError::SessionHandleInvalid | RvError::SessionClosed => Self::SessionLost { label },
+            RvError::UserNotLoggedIn => Self::NotLoggedIn { label },
+            RvError::HostMemory | RvError::DeviceMemory => Self::HostMemory { label, code },
+            _ => return None,
+        })
+    }
 }
 
 impl From<cryptoki::error::Error> for Error {

@@ -19,6 +19,7 @@ pub(crate) use self::template::{
 };
 use crate::curve::Curve;
 use crate::error::Error;
+use crate::module::making;
 use crate::oaep;
 use crate::pool::Grave;
 use crate::token::Role;
@@ -56,9 +57,9 @@ impl KeyHandle {
         }
     }
 
-    /// The worker that owns it.
-    pub(crate) fn worker(&self) -> usize {
-        self.0.grave.worker()
+    /// The token that holds it, and the worker of it that owns it.
+    pub(crate) fn place(&self) -> (usize, usize) {
+        self.0.grave.place()
     }
 }
 
@@ -136,6 +137,7 @@ pub(crate) fn create_with_value(
     use zeroize::Zeroize as _;
     // First: SoftHSM sets one after the other, and after MODIFIABLE none.
     template.insert(0, Attribute::Value(value.to_vec()));
+    making(1);
     let made = session.create_object(&template);
     if let Some(Attribute::Value(value)) = template.first_mut() {
         value.zeroize();

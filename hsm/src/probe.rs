@@ -11,6 +11,7 @@ use cryptoki::slot::Slot;
 use crate::cipher::{self, Gcm, NONCE};
 use crate::error::Error;
 use crate::key::{self, Kind};
+use crate::module::making;
 use crate::pool::Engine;
 use crate::token::Role;
 use crate::{sign, wrap};
@@ -225,6 +226,7 @@ pub(crate) fn check(engine: &mut Engine) -> Result<(), Error> {
             let kek = engine.key(kek, Kind::KekEk)?;
             let template = key::meter_key();
             let session = engine.session();
+            making(1);
             let key = session.unwrap_key(&Mechanism::AesKeyWrap, kek, wrapped, &template)?;
             let sung = sings(engine, key);
             engine.session().destroy_object(key)?;

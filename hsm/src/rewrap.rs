@@ -148,6 +148,7 @@ impl Engine {
         let kek = self.key(kek, Kind::KekEk)?;
         let template = key::passing_through(KeyType::AES);
         let session = self.session();
+        crate::module::making(1);
         let passing = session.unwrap_key(&Mechanism::AesKeyWrap, kek, wrapped, &template)?;
         crate::wrap::wrap_and_destroy(session, kek, passing)
     }

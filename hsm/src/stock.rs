@@ -185,7 +185,7 @@ impl Token {
     }
 
     /// Does `op` for each, some of them in one job; waits for a place rather than say `Busy`.
-    pub(crate) async fn in_jobs<I: Send + 'static, O: Send + 'static>(
+    pub(crate) async fn in_jobs<I: Clone + Send + 'static, O: Send + 'static>(
         &self,
         mut items: Vec<I>,
         job: usize,
@@ -196,7 +196,7 @@ impl Token {
             let rest = items.split_off(items.len().min(job));
             let job = std::mem::replace(&mut items, rest);
             let op = op.clone();
-            let made = self.next_line().call_patiently(move |engine| {
+            let made = self.on_any_patiently(move |engine| {
                 job.into_iter()
                     .map(|item| op(engine, item))
                     .collect::<Result<Vec<_>, _>>()

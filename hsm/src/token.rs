@@ -1,46 +1,63 @@
-//! A token: found by label and serial, logged in once, used through its workers.
+//! The token, or several with the same keys: found by label and serial, logged in once, used through
+//! their workers.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use cryptoki::context::{Function, Pkcs11};
-use cryptoki::error::{Error as Pkcs11Error, RvError};
-use cryptoki::session::{Session, UserType};
-use cryptoki::slot::Slot;
-use futures::future::BoxFuture;
-use secrecy::SecretString;
+use futures::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::error::Error;
+use crate::health::TokenHealth;
 use crate::key::KeyHandle;
-use crate::module::{Entered, Module};
-use crate::oaep::OaepHash;
-use crate::pool::{self, Engine, Line};
-use crate::probe::{self, Canary};
+pub(crate) use crate::login::{find, is_pin_error, pin_error};
+use crate::member::Member;
+pub(crate) use crate::pin::{read_pin, read_secret};
+use crate::pool::{Engine, Line};
+use crate::same::Proof;
 
 /// Where a token is and how to log in to it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
-    /// The PKCS#11 module (a shared library).
+    /// The PKCS#11 module (a shared library). Tokens of a pool are best behind modules of their own,
+    /// if only by copies of one file: what recovers one disturbs the others of its module.
     pub module: PathBuf,
     /// Label of the token.
     pub token_label: String,
-    /// Serial number of the token; needed only where two tokens share a label.
+    /// Serial number of the token; needed only where two tokens of the module share a label.
     #[serde(default)]
     pub token_serial: Option<String>,
-    /// File that holds the user PIN and nothing else; readable by its owner alone.
-    pub pin_file: PathBuf,
-    /// How many sessions, each with a thread of its own. Software tokens are fastest with 1, a
-    /// network HSM wants 16 to 64.
+    /// File that holds the user PIN and nothing else; readable by its owner alone. This, or one of the
+    /// next two.
+    #[serde(default)]
+    pub pin_file: Option<PathBuf>,
+    /// Name of the systemd credential that holds the user PIN: `LoadCredential=` or
+    /// `LoadCredentialEncrypted=` in the unit.
+    #[serde(default)]
+    pub pin_credential: Option<String>,
+    /// Whether the PIN is asked for on the terminal when the process starts. Default false.
+    #[serde(default)]
+    pub pin_prompt: bool,
+    /// Where it is noted that the token refused the PIN, so that the same PIN is not tried again, not
+    /// even after a restart. Default: `<PIN file>.<label>.refused` in the state directory that systemd
+    /// made for the service, else beside the PIN. Remove the file to have the same PIN tried again. A
+    /// PIN that was typed is not noted.
+    #[serde(default)]
+    pub pin_refused_file: Option<PathBuf>,
+    /// How many sessions, each with a thread of its own, 1..256. Software tokens are fastest with 1, a
+    /// network HSM wants 16 to 64. Default 1.
     #[serde(default = "one")]
     pub sessions: usize,
+    /// Milliseconds after which a call that has not returned counts as hung, 100..600000. Default 10000.
+    #[serde(default = "default_call_timeout_ms")]
+    pub call_timeout_ms: u64,
+    /// Objects made in the module after which it is initialised anew to have their memory back, 0 or
+    /// 64 and more; 0 never. SoftHSM keeps 245 octets of each until then. Default 262144: at most some
+    /// 64 MiB, or 80 under load. More than twice the keys that are in use at one time.
+    #[serde(default = "default_objects_max")]
+    pub objects_max: u64,
 }
 
 impl TokenConfig {
@@ -55,9 +72,39 @@ impl TokenConfig {
             module: module.into(),
             token_label: token_label.into(),
             token_serial: None,
-            pin_file: pin_file.into(),
+            pin_file: Some(pin_file.into()),
+            pin_credential: None,
+            pin_prompt: false,
+            pin_refused_file: None,
             sessions: one(),
+            call_timeout_ms: default_call_timeout_ms(),
+            objects_max: default_objects_max(),
         }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::Config { why });
+        if !(1..=SESSIONS_MAX).contains(&self.sessions) {
+            return refuse(format!(
+                "sessions = {}; use 1 to {SESSIONS_MAX}",
+                self.sessions
+            ));
+        }
+        if !(100..=600_000).contains(&self.call_timeout_ms) {
+            let why = format!(
+                "call_timeout_ms = {}; use 100 to 600000",
+                self.call_timeout_ms
+            );
+            return refuse(why);
+        }
+        if (1..OBJECTS_MIN).contains(&self.objects_max) {
+            let why = format!(
+                "objects_max = {}; use 0 or {OBJECTS_MIN} and more",
+                self.objects_max
+            );
+            return refuse(why);
+        }
+        crate::pin::Source::of(self).map(drop)
     }
 }
 
@@ -87,24 +134,28 @@ impl Role {
     }
 }
 
-/// A token, logged in and proven fit. Clones share its sessions.
+/// A token, logged in and proven fit; or several that hold the same keys, which do each other's work.
+/// Clones share its sessions. Its methods need a Tokio runtime with its timer on.
+///
+/// Work goes to the tokens that do it, in turn; a key stays with the token and session that
+/// unwrapped it. A token that fails is taken out, and what it was asked to do another one does. The
+/// handles it held are stale ([`Error::StaleKey`]): unwrap the key again, and it is on another one.
+/// [`Token::health`] looks after those that are out and takes them back; call it every few seconds.
 #[derive(Clone)]
 pub struct Token(Arc<Inner>);
 
 struct Inner {
-    shared: Arc<Shared>,
-    lines: Vec<Line>,
+    role: Role,
+    members: Vec<Member>,
+    /// What the first one opened did, for the others to undo.
+    proof: OnceLock<Arc<Proof>>,
     next: AtomicUsize,
 }
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Token({}, {})",
-            self.0.shared.label,
-            self.0.shared.role.as_str()
-        )
+        let names: Vec<_> = self.0.members.iter().map(Member::name).collect();
+        write!(f, "Token({}, {})", names.join(", "), self.0.role.as_str())
     }
 }
 
@@ -112,37 +163,77 @@ impl Token {
     /// Finds the token, logs in and probes it. Refuses a token that cannot do what `role` needs
     /// and says which mechanism is missing or wrong. A wrong PIN is tried once and never again.
     pub fn open(config: &TokenConfig, role: Role) -> BoxFuture<'static, Result<Self, Error>> {
-        let config = config.clone();
+        Self::open_all(std::slice::from_ref(config), role)
+    }
+
+    /// The same with several tokens that hold the same keys, at most 16. One that holds other keys,
+    /// or cannot do what `role` needs, is refused by name, and so is everything. One that is not there
+    /// or fails is left out, if another works, and taken in when it does.
+    pub fn open_all(
+        configs: &[TokenConfig],
+        role: Role,
+    ) -> BoxFuture<'static, Result<Self, Error>> {
+        let configs = configs.to_vec();
         Box::pin(async move {
-            let sessions = config.sessions;
-            if !(1..=SESSIONS_MAX).contains(&sessions) {
-                return Err(Error::Config {
-                    why: format!("sessions = {sessions}; use 1 to {SESSIONS_MAX}"),
-                });
-            }
-            let label = config.token_label.clone();
-            let opened = pool::on_thread(&label, move || Shared::open(&config, role)).await?;
-            let shared = Arc::new(opened);
-            let mut lines = Vec::with_capacity(sessions);
-            for worker in 0..sessions {
-                lines.push(Line::open(Arc::clone(&shared), worker).await?);
-            }
-            Ok(Self(Arc::new(Inner {
-                shared,
-                lines,
-                next: AtomicUsize::new(0),
-            })))
+            let token = Self::new(configs, role)?;
+            token.begin().await?;
+            Ok(token)
         })
     }
 
-    /// Whether every session does real work with the token's keys now. A token that is gone is
-    /// looked for again by this call.
-    pub async fn health(&self) -> bool {
-        let mut healthy = true;
-        for line in &self.0.lines {
-            healthy &= line.call_patiently(Engine::check).await.is_ok();
+    fn new(configs: Vec<TokenConfig>, role: Role) -> Result<Self, Error> {
+        if !(1..=MEMBERS_MAX).contains(&configs.len()) {
+            return Err(Error::Config {
+                why: format!("{} tokens; use 1 to {MEMBERS_MAX}", configs.len()),
+            });
         }
-        healthy
+        configs.iter().try_for_each(TokenConfig::check)?;
+        let names: Vec<_> = configs
+            .iter()
+            .map(|config| name(config, &configs))
+            .collect();
+        let members = configs.into_iter().zip(names).enumerate();
+        let members = members
+            .map(|(place, (config, name))| Member::new(config, role, (place, name)))
+            .collect();
+        Ok(Self(Arc::new(Inner {
+            role,
+            members,
+            proof: OnceLock::new(),
+            next: AtomicUsize::new(0),
+        })))
+    }
+
+    /// Opens every token that is there.
+    async fn begin(&self) -> Result<(), Error> {
+        let mut first = None;
+        for member in &self.0.members {
+            match member.open(self.proof()).await {
+                Ok(()) => {}
+                Err(error) if error.is_of_token() => {
+                    member.record().take_out(member.name(), &error);
+                    first.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match first {
+            Some(error) if !self.0.members.iter().any(Member::works) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a token does real work with its keys now, in each of its sessions. Tokens that are out
+    /// are looked for by this call.
+    pub async fn health(&self) -> bool {
+        let proof = self.proof();
+        let checks = self.0.members.iter().map(|member| member.check(proof));
+        join_all(checks).await.contains(&true)
+    }
+
+    /// How each token is, by what is known: asks none of them. In the order of configuration.
+    pub fn tokens(&self) -> Vec<TokenHealth> {
+        self.0.members.iter().map(Member::health).collect()
     }
 
     /// Random octets from the token, 1 to 1024.
@@ -162,9 +253,9 @@ impl Token {
         .await
     }
 
-    /// The token's label.
+    /// The token's label; of several, that of the first.
     pub fn label(&self) -> &str {
-        &self.0.shared.label
+        self.0.members.first().map_or("", Member::name)
     }
 
     /// Runs `op` on the next worker in turn. It may be run again, elsewhere, where a token failed.
@@ -172,277 +263,156 @@ impl Token {
         &self,
         op: impl FnOnce(&mut Engine) -> Result<T, Error> + Clone + Send + 'static,
     ) -> Result<T, Error> {
-        self.next_line().call(op).await
+        self.on_one_of_them(op, Waits::No).await
     }
 
-    /// Runs `op` on the worker that owns the key.
+    /// The same, waiting for a place in the queue.
+    pub(crate) async fn on_any_patiently<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&mut Engine) -> Result<T, Error> + Clone + Send + 'static,
+    ) -> Result<T, Error> {
+        self.on_one_of_them(op, Waits::ForAPlace).await
+    }
+
+    async fn on_one_of_them<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&mut Engine) -> Result<T, Error> + Clone + Send + 'static,
+        waits: Waits,
+    ) -> Result<T, Error> {
+        let mut tries = 0;
+        loop {
+            let (member, line) = self.next();
+            let Some(line) = line else {
+                return Err(Error::TokenGone {
+                    label: member.name().to_owned(),
+                });
+            };
+            let op = op.clone();
+            let done = match waits {
+                Waits::No => line.call(op).await,
+                Waits::ForAPlace => line.call_patiently(op).await,
+            };
+            member.record().note(member.name(), &done);
+            tries += 1;
+            match done {
+                Err(error) if error.is_passing() && tries <= TRIES_MAX => {}
+                // Another one's turn, as long as there is another one.
+                Err(error) if error.is_of_token() && tries <= TRIES_MAX && self.any_works() => {}
+                Err(Error::Busy) if tries < self.0.members.len() => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Runs `op` on the worker that owns the key. If its token fails and another one works, the key
+    /// is stale: it can be unwrapped there.
     pub(crate) async fn on_owner<T: Send + 'static>(
         &self,
         key: &KeyHandle,
         op: impl FnOnce(&mut Engine) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let line = self.0.lines.get(key.worker()).ok_or(Error::StaleKey)?;
-        line.call(op).await
+        let (place, worker) = key.place();
+        let member = self.0.members.get(place).ok_or(Error::StaleKey)?;
+        let line = member.lines().get(worker).ok_or(Error::StaleKey)?;
+        if !member.works() && self.any_works() {
+            return Err(Error::StaleKey);
+        }
+        let done = line.call(op).await;
+        member.record().note(member.name(), &done);
+        match done {
+            Err(error) if error.is_passing() => Err(Error::StaleKey),
+            Err(error) if error.is_of_token() && self.any_works() => Err(Error::StaleKey),
+            // The session does its work, and knows no such key.
+            Err(Error::Refused { code, .. }) if is_stale(code) => Err(Error::StaleKey),
+            done => done,
+        }
+    }
+
+    /// Where the proof is, if there are others to prove it to.
+    fn proof(&self) -> Option<&OnceLock<Arc<Proof>>> {
+        (self.0.members.len() > 1).then_some(&self.0.proof)
+    }
+
+    fn any_works(&self) -> bool {
+        self.0.members.iter().any(Member::works)
+    }
+
+    /// The next token and worker in turn, among those that work; if none does, among all.
+    fn next(&self) -> (&Member, Option<&Line>) {
+        let turn = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let members = &self.0.members;
+        let lines = |all: bool| {
+            let members = members.iter().filter(move |member| all || member.works());
+            members.flat_map(|member| member.lines().iter().map(move |line| (member, line)))
+        };
+        let pick = |all: bool| {
+            let index = turn.checked_rem(lines(all).count())?;
+            lines(all).nth(index)
+        };
+        match pick(false).or_else(|| pick(true)) {
+            Some((member, line)) => (member, Some(line)),
+            // `new` makes at least one member.
+            None => (&members[0], None),
+        }
     }
 
     /// The next worker in turn.
+    #[cfg(test)]
     pub(crate) fn next_line(&self) -> &Line {
-        let turn = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let index = turn.checked_rem(self.0.lines.len()).unwrap_or(0);
-        // `open` makes at least one line and `index` is below their number.
-        &self.0.lines[index]
+        self.next().1.unwrap()
     }
 }
 
-/// What the workers of one token share.
-pub(crate) struct Shared {
-    pub(crate) module: Arc<Module>,
-    pub(crate) label: String,
-    pub(crate) role: Role,
-    /// The serial demanded, or the one found first: a twin with the same label is not taken.
-    serial: OnceLock<String>,
-    pin: SecretString,
-    anchor: Mutex<Anchor>,
-    /// Known answers made when the token was first opened.
-    pub(crate) canary: OnceLock<Canary>,
-    /// Labels of keys that failed their test when the token was first opened, and why.
-    pub(crate) off: OnceLock<BTreeMap<String, String>>,
-    /// The hash that the RSA-OAEP of this token has.
-    pub(crate) oaep: OnceLock<Option<OaepHash>>,
+/// What is done about a full queue.
+#[derive(Clone, Copy)]
+enum Waits {
+    /// It is said to be busy.
+    No,
+    ForAPlace,
 }
 
-/// The session that keeps the token logged in: PKCS#11 logs out with the last session.
-enum Anchor {
-    None,
-    Held {
-        session: Session,
-        epoch: u64,
-        slot: Slot,
-    },
-    /// The PIN was refused: nothing logs in again.
-    Refused(RvError),
-}
-
-impl Shared {
-    fn open(config: &TokenConfig, role: Role) -> Result<Self, Error> {
-        let pin = read_pin(&config.pin_file)?;
-        let serial = OnceLock::new();
-        if let Some(wanted) = &config.token_serial {
-            serial.get_or_init(|| wanted.clone());
-        }
-        let shared = Self {
-            module: Module::load(&config.module)?,
-            label: config.token_label.clone(),
-            role,
-            serial,
-            pin,
-            anchor: Mutex::new(Anchor::None),
-            canary: OnceLock::new(),
-            off: OnceLock::new(),
-            oaep: OnceLock::new(),
-        };
-        shared.begin()?;
-        Ok(shared)
-    }
-
-    fn begin(&self) -> Result<(), Error> {
-        let entered = self.module.enter();
-        let slot = self.log_in(&entered)?;
-        probe::mechanisms(entered.context(), slot, &self.label, self.role)
-    }
-
-    /// Logs in, once per epoch, and says which slot the token is in.
-    pub(crate) fn log_in(&self, entered: &Entered<'_>) -> Result<Slot, Error> {
-        let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*anchor {
-            Anchor::Held { epoch, slot, .. } if *epoch == entered.epoch() => return Ok(*slot),
-            Anchor::Refused(code) => return Err(pin_error(&self.label, *code)),
-            Anchor::Held { .. } | Anchor::None => {}
-        }
-        // A session of an older epoch is dropped here: it was opened not to close on drop.
-        let serial = self.serial.get().map(String::as_str);
-        let slot = find(entered.context(), &self.label, serial)?;
-        let info = entered.context().get_token_info(slot)?;
-        self.serial.get_or_init(|| info.serial_number().to_owned());
-        if info.user_pin_locked() || info.user_pin_final_try() {
-            return Err(pin_error(&self.label, RvError::PinLocked));
-        }
-        let session = entered.context().open_rw_session_no_drop(slot)?;
-        let login = session.login(UserType::User, Some(&self.pin));
-        match login {
-            Ok(()) | Err(Pkcs11Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
-            Err(error) => {
-                drop(session.close());
-                let Pkcs11Error::Pkcs11(code, Function::Login) = error else {
-                    return Err(error.into());
-                };
-                if !is_pin_error(code) {
-                    return Err(error.into());
-                }
-                *anchor = Anchor::Refused(code);
-                return Err(pin_error(&self.label, code));
-            }
-        }
-        *anchor = Anchor::Held {
-            session,
-            epoch: entered.epoch(),
-            slot,
-        };
-        Ok(slot)
+/// As errors and logs call a token: its label, and its module where another one has the same label.
+fn name(config: &TokenConfig, all: &[TokenConfig]) -> String {
+    let label = &config.token_label;
+    let alone = all
+        .iter()
+        .filter(|other| other.token_label == *label)
+        .count()
+        == 1;
+    match (alone, &config.token_serial) {
+        (true, _) => label.clone(),
+        (false, Some(serial)) => format!("{label} (serial {serial})"),
+        (false, None) => format!("{label} ({})", config.module.display()),
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let anchor = self
-            .anchor
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Anchor::Held { session, epoch, .. } = std::mem::replace(anchor, Anchor::None) {
-            let entered = self.module.enter();
-            if entered.epoch() == epoch
-                && let Err(error) = session.close()
-            {
-                tracing::warn!(token = self.label, %error, "session did not close");
-            }
-        }
-    }
-}
-
-/// Finds the slot of the token with this label and serial. Slot numbers change at will.
-pub(crate) fn find(context: &Pkcs11, label: &str, serial: Option<&str>) -> Result<Slot, Error> {
-    let mut found = None;
-    for slot in context.get_slots_with_token()? {
-        let info = context.get_token_info(slot)?;
-        let same = info.token_initialized()
-            && info.label() == label
-            && serial.is_none_or(|serial| info.serial_number() == serial);
-        if same && found.replace(slot).is_some() {
-            return Err(Error::TokenAmbiguous {
-                label: label.to_owned(),
-            });
-        }
-    }
-    found.ok_or_else(|| Error::TokenNotFound {
-        label: label.to_owned(),
-        serial: serial.map(str::to_owned),
-    })
-}
-
-/// Reads a PIN file: a regular file of its owner alone, one line.
-pub(crate) fn read_pin(path: &Path) -> Result<SecretString, Error> {
-    let text = read_secret(path)?;
-    let text = std::str::from_utf8(&text)
-        .unwrap_or_default()
-        .trim_end_matches(['\r', '\n']);
-    if text.is_empty() || text.contains(char::is_whitespace) {
-        return Err(Error::PinFile {
-            path: path.to_owned(),
-            why: "it must hold the PIN on one line and nothing else".to_owned(),
-        });
-    }
-    // Exactly as large as needed: a box made of it does not move and leave a copy.
-    let mut pin = String::with_capacity(text.len());
-    pin.push_str(text);
-    Ok(SecretString::from(pin))
-}
-
-/// Reads a small secret file, if nobody but its owner can.
-pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let refuse = |why: String| Error::PinFile {
-        path: path.to_owned(),
-        why,
-    };
-    let file = File::open(path).map_err(|error| refuse(error.to_string()))?;
-    // Of the open file, not of the path: the path may change hands in between.
-    let metadata = file.metadata().map_err(|error| refuse(error.to_string()))?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if !metadata.is_file() || mode & 0o077 != 0 {
-        return Err(refuse(format!(
-            "others can use it (mode {mode:03o}); chmod 600 it"
-        )));
-    }
-    // Never grows, so no copy is left behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(SECRET_MAX + 1));
-    let mut limited = file.take(SECRET_MAX as u64 + 1);
-    limited
-        .read_to_end(&mut text)
-        .map_err(|error| refuse(error.to_string()))?;
-    if text.len() > SECRET_MAX {
-        return Err(refuse(format!("it is longer than {SECRET_MAX} octets")));
-    }
-    Ok(text)
-}
-
-pub(crate) fn is_pin_error(code: RvError) -> bool {
+/// Codes by which a module says that it has no such object: what a session answers about a key that
+/// somebody destroyed.
+fn is_stale(code: cryptoki::error::RvError) -> bool {
+    use cryptoki::error::RvError;
     matches!(
         code,
-        RvError::PinIncorrect
-            | RvError::PinInvalid
-            | RvError::PinLenRange
-            | RvError::PinExpired
-            | RvError::PinLocked
+        RvError::ObjectHandleInvalid
+            | RvError::KeyHandleInvalid
+            | RvError::WrappingKeyHandleInvalid
+            | RvError::UnwrappingKeyHandleInvalid
     )
-}
-
-pub(crate) fn pin_error(label: &str, code: RvError) -> Error {
-    let label = label.to_owned();
-    if matches!(code, RvError::PinLocked | RvError::PinExpired) {
-        Error::PinLocked { label }
-    } else {
-        Error::PinIncorrect { label }
-    }
 }
 
 fn one() -> usize {
     1
 }
 
-const SESSIONS_MAX: usize = 256;
-const SECRET_MAX: usize = 256;
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use secrecy::ExposeSecret as _;
-
-    use super::*;
-
-    fn file(mode: u32, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("pin");
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        (directory, path)
-    }
-
-    #[test]
-    fn a_pin_is_one_line() {
-        let (_directory, path) = file(0o600, b"123456\n");
-        assert_eq!(read_pin(&path).unwrap().expose_secret(), "123456");
-        for bad in [
-            &b""[..],
-            b"\n",
-            b"12 34\n",
-            b"1234\n5678\n",
-            b"\xFF\xFE",
-            &[b'1'; 300],
-        ] {
-            let (_directory, path) = file(0o400, bad);
-            assert!(matches!(read_pin(&path), Err(Error::PinFile { .. })));
-        }
-    }
-
-    #[test]
-    fn a_pin_others_can_read_is_refused() {
-        for mode in [0o644, 0o640, 0o604, 0o620] {
-            let (_directory, path) = file(mode, b"123456\n");
-            let error = read_pin(&path).unwrap_err().to_string();
-            assert!(
-                error.contains("chmod 600") && !error.contains("123456"),
-                "{error}"
-            );
-        }
-    }
+fn default_call_timeout_ms() -> u64 {
+    10_000
 }
+
+fn default_objects_max() -> u64 {
+    262_144
+}
+
+const SESSIONS_MAX: usize = 256;
+const MEMBERS_MAX: usize = 16;
+const OBJECTS_MIN: u64 = 64;
+/// How often a piece of work is begun again: each token can fail once, and lose its session once.
+const TRIES_MAX: usize = 8;

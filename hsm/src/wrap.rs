@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::cipher::{self, FULL_TAG, Gcm, NONCE};
 use crate::error::Error;
 use crate::key::{self, KeyHandle, Kind};
+use crate::module::making;
 use crate::oaep;
 use crate::pool::{Engine, is_data_error};
 use crate::token::Token;
@@ -109,6 +110,7 @@ impl Token {
             let session = engine.session();
             let mut template = key::passing_key();
             template.push(key::value_length(octets));
+            making(1);
             let fresh = session.generate_key(&Mechanism::AesKeyGen, &template)?;
             // Held first: it is destroyed if it cannot be wrapped.
             let fresh_key = engine.hold(fresh);
@@ -292,6 +294,7 @@ impl Engine {
         wrapped: &[u8],
         template: &[Attribute],
     ) -> Result<ObjectHandle, Error> {
+        making(1);
         let unwrapped = self.session().unwrap_key(mechanism, kek, wrapped, template);
         match unwrapped.map_err(Error::from) {
             Err(Error::Refused {
@@ -299,7 +302,11 @@ impl Engine {
                 code,
             }) if is_data_error(code) => {
                 self.check()?;
-                Err(Error::WrappedKeyInvalid {
+                // The token does its work. If it was at fault just then, it is not now: a damaged
+                // blob stays damaged.
+                making(1);
+                let again = self.session().unwrap_key(mechanism, kek, wrapped, template);
+                again.map_err(|_| Error::WrappedKeyInvalid {
                     kek: label.to_owned(),
                 })
             }
@@ -321,6 +328,7 @@ pub(crate) fn generate(
 ) -> Result<Vec<u8>, Error> {
     let mut template = key::incoming_key(KeyType::AES, false);
     template.push(key::value_length(octets));
+    making(1);
     let fresh = session.generate_key(&Mechanism::AesKeyGen, &template)?;
     wrap_and_destroy(session, kek, fresh)
 }
@@ -337,6 +345,7 @@ pub(crate) fn unwrap_as(
             *attribute = open.clone();
         }
     }
+    making(1);
     session.unwrap_key(&Mechanism::AesKeyWrap, kek, wrapped, &template)
 }
 

@@ -5,6 +5,7 @@ use std::sync::mpsc::sync_channel;
 use cryptoki::object::{Attribute, ObjectClass};
 
 use crate::lab::scenario;
+use crate::module::Why;
 use crate::token::Token;
 use crate::{Error, Role};
 
@@ -89,8 +90,8 @@ scenario! {
 
         let module = crate::module::Module::load(lab.module()).unwrap();
         let epoch = module.enter().epoch();
-        module.reinitialise(epoch).unwrap();
-        module.reinitialise(epoch).unwrap();
+        module.reinitialise(epoch, Why::Failure).unwrap();
+        module.reinitialise(epoch, Why::Failure).unwrap();
         assert_eq!(module.enter().epoch(), epoch + 1, "one restart for one failure");
 
         let other = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
@@ -137,7 +138,7 @@ scenario! {
         let module = crate::module::Module::load(lab.module()).unwrap();
         for _ in 0..40 {
             let epoch = module.enter().epoch();
-            module.reinitialise(epoch).unwrap();
+            module.reinitialise(epoch, Why::Failure).unwrap();
             // some work between two restarts
             for _ in 0..20 {
                 token.random(8).await.unwrap();

@@ -52,7 +52,7 @@ fn tls_token(lab: &Lab) {
 fn tls_config(lab: &Lab) -> TokenConfig {
     TokenConfig {
         token_label: "tls-custody".to_owned(),
-        pin_file: lab.path("tls.pin"),
+        pin_file: Some(lab.path("tls.pin")),
         ..lab.config(Role::Custody)
     }
 }

@@ -138,7 +138,15 @@ async fn token(service: &str, config: &TokenConfig, role: Role) -> Vec<Finding> 
         &config.module,
         "install it (Debian: apt install softhsm2), or correct token.module",
     );
-    let pin = files::secret(&format!("PIN {service}"), &config.pin_file);
+    let pin = match &config.pin_file {
+        Some(file) => files::secret(&format!("PIN {service}"), file),
+        // A credential is the service's alone, and nobody is asked for a PIN here.
+        None => {
+            let check = format!("PIN {service}");
+            let known = "it is not in a file: log-in is not tried here";
+            return vec![module, Finding::good(check, known.to_owned())];
+        }
+    };
     // Without these the log-in can only fail, and a wrong PIN is counted.
     if module.is_bad() || pin.is_bad() {
         return vec![module, pin];
@@ -157,13 +165,13 @@ async fn log_in(service: &str, config: &TokenConfig, role: Role) -> Finding {
             check,
             chain(&error),
             format!(
-                "check token.token_label and the PIN in {}; SoftHSM needs SOFTHSM2_CONF; a new token needs the ceremony",
-                shown(&config.pin_file)
+                "check token.token_label and the PIN{}; SoftHSM needs SOFTHSM2_CONF; a new token needs the ceremony",
+                config.pin_file.as_deref().map(shown).unwrap_or_default()
             ),
         ),
     }
 }
 
 fn shown(path: &Path) -> String {
-    path.display().to_string()
+    format!(" in {}", path.display())
 }

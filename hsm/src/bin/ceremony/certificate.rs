@@ -171,13 +171,8 @@ async fn import(key: Key, file: &Path) -> Result<String, Error> {
 }
 
 async fn open(key: &Key) -> Result<Token, Error> {
-    let config = TokenConfig {
-        module: key.module.clone(),
-        token_label: key.token.clone(),
-        token_serial: key.serial.clone(),
-        pin_file: key.pin_file.clone(),
-        sessions: 1,
-    };
+    let mut config = TokenConfig::new(&key.module, &key.token, &key.pin_file);
+    config.token_serial.clone_from(&key.serial);
     let role = if key.object.starts_with("tls-") {
         Role::Tls
     } else {

@@ -80,13 +80,7 @@ fn bare(dir: &Path) {
 }
 
 async fn through_hsm(dir: &Path) {
-    let config = TokenConfig {
-        module: MODULE.into(),
-        token_label: "custody-test".to_owned(),
-        token_serial: None,
-        pin_file: dir.join("pin"),
-        sessions: 1,
-    };
+    let config = TokenConfig::new(MODULE, "custody-test", dir.join("pin"));
     let token = Token::open(&config, Role::Custody).await.expect("a token");
     let wrapped = token.generate_wrapped("kek-ek-1", 16).await.expect("a key");
     let key = token.unwrap_key("kek-ek-1", &wrapped).await.expect("a key");
