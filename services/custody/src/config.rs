@@ -70,6 +70,20 @@ pub struct Config {
     /// key, 1..4278190080 (where custody refuses). Default 4026531840, 2^32 - 2^28.
     #[serde(default = "default_counter_warning")]
     pub counter_warning: u32,
+    /// A file of this replica's own, on a disk that is not restored with the database: which counters it reserved last.
+    /// By it a database is known that was restored from a backup, or failed over to a copy that lags. It is made where it
+    /// is missing; where it is missing though the database was used, every counter is raised by `counter_restore_gap`.
+    /// Without it nothing is noticed, and counters repeat.
+    #[serde(default)]
+    pub counter_state_file: Option<PathBuf>,
+    /// By how much every invocation counter is raised when the database went back, 1..268435456: more than any meter may
+    /// have used since the backup. Default 1048576, 2^20.
+    #[serde(default = "default_counter_jump")]
+    pub counter_restore_gap: u32,
+    /// By how much the invocation counters of a meter may be raised within a day because of what it shows unauthenticated,
+    /// 0..268435456. Larger jumps need a person. Default 1048576, 2^20.
+    #[serde(default = "default_counter_jump")]
+    pub counter_hint_max: u32,
     /// Seconds by which the clocks of custody and auditor may differ, at most 300. Default 5.
     #[serde(default = "default_clock_skew_seconds")]
     pub clock_skew_seconds: u64,
@@ -86,6 +100,9 @@ fn default_counter_block() -> u32 {
 }
 fn default_counter_block_max() -> u32 {
     1024
+}
+fn default_counter_jump() -> u32 {
+    1 << 20
 }
 fn default_counter_warning() -> u32 {
     0xF000_0000
@@ -106,6 +123,8 @@ impl Config {
             block_min: self.counter_block,
             block_max: self.counter_block_max,
             warning: self.counter_warning,
+            restore_gap: self.counter_restore_gap,
+            hint_max: self.counter_hint_max,
         }
     }
 
@@ -139,6 +158,16 @@ impl ServiceConfig for Config {
                 "counter_block_max",
                 !(self.counter_block..=65_536).contains(&self.counter_block_max),
                 "must be counter_block..65536",
+            ),
+            (
+                "counter_restore_gap",
+                !(1..=1 << 28).contains(&self.counter_restore_gap),
+                "must be 1..268435456",
+            ),
+            (
+                "counter_hint_max",
+                self.counter_hint_max > 1 << 28,
+                "must be at most 268435456",
             ),
             (
                 "counter_warning",

@@ -227,6 +227,11 @@ impl Contexts {
         Ok(Arc::clone(&held.context))
     }
 
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        self.table().held.clear();
+    }
+
     /// Forgets a context of this peer, if it is there.
     pub(crate) fn remove(&self, id: &str, peer: &PeerName) -> Option<Arc<Context>> {
         let mut table = self.table();
@@ -281,7 +286,7 @@ mod tests {
             challenge: Vec::new(),
             received_before: None,
             fence: None,
-            counter_of: CounterOf::InUse,
+            counter_of: CounterOf::InUse { generation: 1 },
             state: tokio::sync::Mutex::new(State {
                 stage: Stage::Open,
                 counters: Supply::default(),

@@ -14,7 +14,9 @@ use crate::{
     context::{Context, State},
     custody::Custody,
     error::Error,
+    memory::Witness,
     store::{CounterOf, KeyRow, Reservation},
+    terms::Terms,
 };
 
 /// A block that lasts less is too small.
@@ -31,6 +33,10 @@ pub(crate) struct Policy {
     pub(crate) block_max: u32,
     /// The first counter that is worth a warning.
     pub(crate) warning: u32,
+    /// By how much all counters are raised when the database went back.
+    pub(crate) restore_gap: u32,
+    /// By how much all hints of one day may raise the counters of a meter.
+    pub(crate) hint_max: u32,
 }
 
 impl Policy {
@@ -88,20 +94,34 @@ pub(crate) struct Beginning {
 }
 
 impl Custody {
-    /// Begins a context that ends the others of its meter, in every replica; takes its first counters if it ciphers.
+    /// Begins a context. One that ciphers or has HLS ends the others of its meter, in every replica; one that ciphers
+    /// takes its first counters.
     pub(crate) async fn begin(
         &self,
-        row: &KeyRow,
+        row: Option<&KeyRow>,
         of: CounterOf,
-        ciphers: bool,
+        terms: &Terms,
     ) -> Result<Beginning, Error> {
+        let Some(row) = row.filter(|_| terms.is_exclusive()) else {
+            return Ok(Beginning {
+                fence: None,
+                received_before: row.and_then(|row| row.last_received),
+                supply: Supply::default(),
+            });
+        };
+        let ciphers = terms.is_ciphered();
         let now = clock::micros(clock::now());
         let since = elapsed(row.reserve_us, now);
         let wanted = ciphers.then(|| {
             let size = self.counters.first(row.counter_block, since);
             self.reservation(&row.meter_id, of, size)
         });
+        let before = self.memory.end_of(&row.meter_id, of.generation());
         let begun = self.store.begin_context(&row.meter_id, wanted).await?;
+        if ciphers {
+            self.taken(&row.meter_id, of, before, &begun.counters)
+                .await?;
+        }
         Ok(Beginning {
             fence: Some(begun.fence),
             received_before: begun.last_received,
@@ -129,9 +149,34 @@ impl Custody {
                 .counters
                 .next(supply.size, elapsed(supply.reserve_us, now));
             let wanted = self.reservation(&context.permit.meter_id, context.counter_of, size);
+            let generation = context.counter_of.generation();
+            let before = self.memory.end_of(&context.permit.meter_id, generation);
             let block = self.store.reserve_counters(&wanted, fence).await?;
+            self.taken(wanted.meter_id, wanted.of, before, &block)
+                .await?;
             state.counters = Supply::new(block, now);
         }
+    }
+
+    /// Makes a block usable: it must be above all that this process took before it was reserved, and is remembered
+    /// outside the database.
+    async fn taken(
+        &self,
+        meter_id: &str,
+        of: CounterOf,
+        before: u32,
+        block: &Range<u32>,
+    ) -> Result<(), Error> {
+        if block.start < before {
+            self.memory.doubt();
+            return Err(Error::CountersUnsure);
+        }
+        let witness = Witness {
+            meter_id: meter_id.to_owned(),
+            generation: of.generation(),
+            end: block.end,
+        };
+        self.memory.keep(witness).await
     }
 
     fn reservation<'a>(&self, meter_id: &'a str, of: CounterOf, size: u32) -> Reservation<'a> {
@@ -156,6 +201,8 @@ mod tests {
         block_min: 8,
         block_max: 1024,
         warning: 0,
+        restore_gap: 0,
+        hint_max: 0,
     };
     const NOW: Duration = Duration::from_millis(1);
 

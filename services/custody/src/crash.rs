@@ -23,6 +23,14 @@ kit::crash_points! {
     BEFORE_RESERVE = "custody.counters.before_reserve";
     /// A block is reserved, none of it is used.
     AFTER_RESERVE = "custody.counters.after_reserve";
+    /// A block is reserved, and not yet remembered outside the database.
+    BEFORE_REMEMBER = "custody.counters.before_remember";
+    /// A block is remembered outside the database, none of it is used.
+    AFTER_REMEMBER = "custody.counters.after_remember";
+    /// Counters are to be raised, by a gap or to a floor.
+    BEFORE_RAISE = "custody.counters.before_raise";
+    /// Counters are raised, nobody has been told.
+    AFTER_RAISE = "custody.counters.after_raise";
     /// A limited command was checked, its use is not counted.
     BEFORE_COUNT_USE = "custody.use.before_count";
     /// A use is counted, the command is not ciphered: it never will be.

@@ -14,9 +14,10 @@ use crate::{
     challenge,
     client::Certificates,
     context::{Context, Contexts, Stage, State},
-    counters::{Beginning, Policy, Supply},
+    counters::{Beginning, Policy},
     error::Error,
     keyring::{Keyring, MeterKeys},
+    memory::Memory,
     outstanding::Outstanding,
     permit::{Gate, Verified},
     rewrap::Rewrapping,
@@ -36,6 +37,7 @@ pub(crate) struct Custody {
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) reporter: Reporter,
     pub(crate) counters: Policy,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) lab_import: bool,
     pub(crate) rewrapping: Rewrapping,
     pub(crate) leave: Leave,
@@ -91,21 +93,15 @@ impl Custody {
         let opened = self.opened(&terms, row.as_ref()).await?;
         self.count_association(peer, &wanted, &verified.permit, public)
             .await?;
-        let counter_of = CounterOf::InUse;
+        let generations = row.as_ref().map(|row| row.generations).unwrap_or_default();
+        let counter_of = CounterOf::InUse {
+            generation: generations.encryption,
+        };
         let Beginning {
             fence,
             received_before,
             supply,
-        } = match &row {
-            Some(row) if terms.is_exclusive() => {
-                self.begin(row, counter_of, terms.is_ciphered()).await?
-            }
-            _ => Beginning {
-                fence: None,
-                received_before: row.as_ref().and_then(|row| row.last_received),
-                supply: Supply::default(),
-            },
-        };
+        } = self.begin(row.as_ref(), counter_of, &terms).await?;
         let encryption_alone = row.as_ref().is_some_and(KeyRow::names_encryption_alone);
         let state = State {
             stage: first_stage(&terms),

@@ -81,6 +81,14 @@ pub enum Error {
         /// The meter.
         meter: String,
     },
+    /// The database went back.
+    #[error(
+        "the database gives out invocation counters that were used before: it was restored, or it failed over"
+    )]
+    CountersUnsure,
+    /// The counter state file cannot be written.
+    #[error("what was reserved cannot be remembered outside the database")]
+    CountersNotKept,
     /// The permit does not hold.
     #[error("the permit is refused: {why}")]
     PermitRefused {
@@ -260,7 +268,10 @@ impl Fault for Error {
             | Self::KeyRowChanged { .. } => Code::DataLoss,
             Self::ChallengeRefused { .. } | Self::AnswerWrong => Code::Unauthenticated,
             Self::Token(error) => token_code(error),
-            Self::Database(_) | Self::ChallengeAmbiguous => Code::Unavailable,
+            Self::Database(_)
+            | Self::ChallengeAmbiguous
+            | Self::CountersUnsure
+            | Self::CountersNotKept => Code::Unavailable,
             Self::RowInvalid { .. } => Code::Internal,
         }
     }
@@ -280,6 +291,8 @@ impl Fault for Error {
             Self::WrappedKeyInvalid { .. } => "WRAPPED_KEY_INVALID",
             Self::KeyRowChanged { .. } => "KEY_ROW_CHANGED",
             Self::CountersExhausted { .. } => "INVOCATION_COUNTER_EXHAUSTED",
+            Self::CountersUnsure => "INVOCATION_COUNTERS_UNSURE",
+            Self::CountersNotKept => "COUNTER_STATE_NOT_WRITTEN",
             Self::PermitRefused { .. } => "PERMIT_INVALID",
             Self::PermitSignature { .. } => "PERMIT_SIGNATURE_INVALID",
             Self::PermitExpired => "PERMIT_EXPIRED",
@@ -350,6 +363,10 @@ fn mend(error: &Error) -> Option<&'static str> {
             "restore the row from a backup, raise next_counter, and find out who changed it"
         }
         Error::CountersExhausted { .. } => "transfer a new encryption key to the meter",
+        Error::CountersUnsure => {
+            "wait some seconds: custody raises every counter by itself; then look at the trail and at the database"
+        }
+        Error::CountersNotKept => "make room on the disk of counter_state_file",
         Error::PermitRefused { .. }
         | Error::PermitExpired
         | Error::PermitOtherMeter { .. }

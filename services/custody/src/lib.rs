@@ -31,10 +31,12 @@ mod error;
 mod hls;
 mod keyring;
 mod keys;
+mod memory;
 mod outstanding;
 mod own;
 mod permit;
 mod receive;
+mod restored;
 mod rewrap;
 mod seal;
 mod step;
@@ -57,8 +59,16 @@ use latchkey_proto::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    client::Certificates, context::Contexts, custody::Custody, keyring::Keyring, permit::Gate,
-    rewrap::Rewrapping, store::Store, terms::Leave, trail::Reporter,
+    client::Certificates,
+    context::Contexts,
+    custody::Custody,
+    keyring::Keyring,
+    memory::{Memory, Recall},
+    permit::Gate,
+    rewrap::Rewrapping,
+    store::Store,
+    terms::Leave,
+    trail::Reporter,
 };
 pub use crate::{config::Config, crash::CRASH_POINTS, error::Error};
 
@@ -90,6 +100,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     store.enqueue_start(&started(&config)).await?;
     let tasks = Tasks::new(shutdown.clone());
     tasks.spawn("trail", carrier.run(shutdown.clone()));
+    let memory = remember(&config, &store, &tasks).await?;
     let custody = Custody {
         store,
         keyring: Arc::new(keyring),
@@ -98,6 +109,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         certificates: Arc::new(certificates),
         reporter,
         counters: config.counters(),
+        memory: Arc::clone(&memory),
         lab_import: config.lab_import,
         rewrapping: Rewrapping::new(config.backup_token.clone()),
         leave: Leave {
@@ -110,6 +122,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     custody.mark_stock().await.map_err(|error| {
         StartError::context("cannot take the fingerprints of stored keys", error)
     })?;
+    tasks.spawn("counters", custody.clone().watch_counters(shutdown.clone()));
     let limit = config.server.max_message_bytes;
     let server = Server::new("custody", &config.server)?
         .add(KeyServiceServer::new(custody.clone()).max_decoding_message_size(limit))
@@ -120,14 +133,33 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         // The server first: it says that it serves when it begins.
         biased;
         served = server.serve(listener, shutdown) => served,
-        () = follow_token(token, health) => Ok(()),
+        () = follow(token, memory, health) => Ok(()),
     };
     tasks.join().await;
     served
 }
 
-/// Serving exactly while the token does its work. The check also takes back a token that was gone.
-async fn follow_token(token: hsm::Token, health: Health) {
+/// What was reserved, from the file beside the database. Nothing is served before the database was found to know it, or
+/// every counter was raised.
+async fn remember(
+    config: &Config,
+    store: &Store,
+    tasks: &Tasks,
+) -> Result<Arc<Memory>, StartError> {
+    let (memory, scribe, recall) = Memory::open(config.counter_state_file.as_deref())?;
+    let raised = restored::at_start(store, &recall, config.counter_restore_gap).await?;
+    if let Some(mut scribe) = scribe {
+        if raised || recall == Recall::Nothing {
+            scribe.begin_anew().await?;
+        }
+        tasks.spawn("counter state", scribe.run());
+    }
+    Ok(Arc::new(memory))
+}
+
+/// Serving exactly while the token does its work and counters may be had. The check also takes back a token that was
+/// gone.
+async fn follow(token: hsm::Token, memory: Arc<Memory>, health: Health) {
     let mut healthy = true;
     loop {
         let now = token.health().await;
@@ -135,7 +167,7 @@ async fn follow_token(token: hsm::Token, health: Health) {
             tracing::warn!(token = token.label(), healthy = now, "the token changed");
         }
         healthy = now;
-        health.set(healthy).await;
+        health.set(healthy && memory.is_sure()).await;
         tokio::time::sleep(TOKEN_CHECK).await;
     }
 }

@@ -6,6 +6,7 @@
 
 mod counters;
 mod fingerprints;
+mod floor;
 mod keys;
 mod outbox;
 mod permits;
@@ -15,8 +16,9 @@ mod stock;
 use kit::sql::{Migration, Pool};
 
 pub(crate) use self::{
-    counters::{COUNTER_END, CounterOf, Reservation},
+    counters::{COUNTER_END, CounterOf, ENCRYPTION, Reservation},
     fingerprints::{Claim, Fingerprint, KeyKind},
+    floor::{Floor, Raised, Source, Standing},
     keys::{Generations, KeyRow, KeyState, Placed},
     outbox::Pending,
     permits::Use,
@@ -60,6 +62,12 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         version: 6,
         name: "states, batches, broadcast keys",
         sql: include_str!("../migrations/0006_stock.sql"),
+    },
+    // What raised the counters of a meter beside their use: hints of one day are bounded.
+    Migration {
+        version: 7,
+        name: "counter floors",
+        sql: include_str!("../migrations/0007_counter_floors.sql"),
     },
 ];
 

@@ -10,9 +10,8 @@
 mod support;
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
 };
 
 use dlms::Data;
@@ -21,7 +20,9 @@ use latchkey_proto::{
     audit::v1::{EntryKind, SignedPermit},
     custody::v1::GetPermitUseRequest,
 };
-use support::{Association, Bed, Meter, action, lab_keys, method, permit, until, with_token};
+use support::{
+    Association, Bed, Meter, Process, action, lab_keys, method, permit, until, with_token,
+};
 use tonic::Status;
 
 const SCRIPTS: &str = "0.0.10.1.0.255";
@@ -34,42 +35,6 @@ fn a_crash_at_any_point_is_clean() {
     });
 }
 
-/// A custody process that is ours to lose.
-struct Process {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Process {
-    async fn start(config: &Path, address: SocketAddr, crash_at: Option<(&str, &Path)>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey-custody"));
-        command.arg("--config").arg(config).stderr(Stdio::null());
-        if let Some((point, file)) = crash_at {
-            command.env("LATCHKEY_CRASH_AT", format!("{point}:{}", file.display()));
-        }
-        let mut process = Self {
-            child: command.spawn().expect("it starts"),
-            address,
-        };
-        until("custody listens, or is dead", async || {
-            TcpStream::connect(address).is_ok() || process.is_dead()
-        })
-        .await;
-        process
-    }
-
-    fn is_dead(&mut self) -> bool {
-        self.child.try_wait().expect("a child of ours").is_some()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
 async fn every_point(dir: &Path) {
     let (trigger, shutdown) = kit::shutdown();
     let tasks = Tasks::new(shutdown);
@@ -79,9 +44,15 @@ async fn every_point(dir: &Path) {
         .local_addr()
         .unwrap();
     // A block of two: reservations happen in the middle of an association too.
-    let config = bed.config("process", address, "lab_import = true\ncounter_block = 2");
+    let state = bed.dir.join("counters");
+    let more = format!("lab_import = true\ncounter_block = 2\ncounter_state_file = {state:?}");
+    let config = bed.config("process", address, &more);
     for (number, point) in custody::CRASH_POINTS.iter().enumerate() {
         let meter_id = format!("meter-{number}");
+        if point.contains("counters") && point.contains("raise") {
+            // Counters are raised at the next start: it remembers nothing of them.
+            std::fs::remove_file(&state).unwrap();
+        }
         round(&bed, (config.as_path(), address), point, &meter_id).await;
     }
     trigger.fire();

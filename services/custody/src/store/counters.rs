@@ -22,16 +22,29 @@ pub(crate) const COUNTER_END: u32 = 0xFF00_0000;
 /// Of which key counters are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CounterOf {
-    /// The encryption key in use: the row of the meter.
-    InUse,
-    /// Another generation of a key: its row of `key_generations`, unless that is DESTROYED.
-    Generation {
-        /// As the row says it.
-        kind: &'static str,
+    /// The encryption key in use: the row of the meter, while it has this generation.
+    InUse {
+        /// From 1.
+        generation: u32,
+    },
+    /// Another generation of it: its row of `key_generations`, unless that is DESTROYED.
+    Other {
         /// From 1.
         generation: u32,
     },
 }
+
+impl CounterOf {
+    /// Of the encryption key.
+    pub(crate) fn generation(self) -> u32 {
+        match self {
+            Self::InUse { generation } | Self::Other { generation } => generation,
+        }
+    }
+}
+
+/// How `key_generations` names the encryption key (GUEK).
+pub(crate) const ENCRYPTION: &str = "encryption";
 
 /// A block that is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +75,7 @@ impl Store {
         meter_id: &str,
         wanted: Option<Reservation<'_>>,
     ) -> Result<Begun, Error> {
-        if let Some(wanted) = wanted.filter(|it| it.of == CounterOf::InUse)
+        if let Some(wanted) = wanted.filter(|it| matches!(it.of, CounterOf::InUse { .. }))
             && let Some(begun) = self.begin_with_block(&wanted).await?
         {
             return Ok(begun);
@@ -93,13 +106,14 @@ impl Store {
         crash_point(crash::BEFORE_RESERVE);
         let row = sqlx::query(
             "UPDATE meter_keys SET fence = fence + 1, next_counter = next_counter + $2, counter_block = $2, \
-             reserve_us = $3 WHERE meter_id = $1 AND next_counter + $2 <= $4 \
+             reserve_us = $3 WHERE meter_id = $1 AND next_counter + $2 <= $4 AND ek_generation = $5 \
              RETURNING fence, last_received, next_counter",
         )
         .bind(wanted.meter_id)
         .bind(i64::from(wanted.size))
         .bind(clock::micros(clock::now()))
         .bind(i64::from(wanted.warning.min(COUNTER_END)))
+        .bind(i64::from(wanted.of.generation()))
         .fetch_optional(&self.pool)
         .await?;
         crash_point(crash::AFTER_RESERVE);
@@ -162,27 +176,29 @@ impl Store {
     async fn next_behind(&self, wanted: &Reservation<'_>, fence: i64) -> Result<u32, Error> {
         self.check_fence(wanted.meter_id, Some(fence)).await?;
         let row = match wanted.of {
-            CounterOf::InUse => {
-                sqlx::query("SELECT next_counter FROM meter_keys WHERE meter_id = $1")
-                    .bind(wanted.meter_id)
-                    .fetch_optional(&self.pool)
-                    .await?
+            CounterOf::InUse { generation } => {
+                sqlx::query(
+                    "SELECT next_counter FROM meter_keys WHERE meter_id = $1 AND ek_generation = $2",
+                )
+                .bind(wanted.meter_id)
+                .bind(i64::from(generation))
+                .fetch_optional(&self.pool)
+                .await?
             }
-            CounterOf::Generation { kind, generation } => {
+            CounterOf::Other { generation } => {
                 sqlx::query(
                     "SELECT next_counter FROM key_generations \
                      WHERE meter_id = $1 AND kind = $2 AND generation = $3 AND state <> 'DESTROYED'",
                 )
                 .bind(wanted.meter_id)
-                .bind(kind)
+                .bind(ENCRYPTION)
                 .bind(i64::from(generation))
                 .fetch_optional(&self.pool)
                 .await?
             }
         };
-        let row = row.ok_or_else(|| Error::KeysUnknown {
-            meter: wanted.meter_id.to_owned(),
-        })?;
+        // The meter is there, and this key of it is not, or no longer.
+        let row = row.ok_or(Error::ContextFenced)?;
         counter(row.try_get("next_counter")?, "next_counter")
     }
 
@@ -276,16 +292,18 @@ async fn take<'e>(
     (size, limit): (u32, u32),
 ) -> Result<Option<Range<u32>>, Error> {
     let query = match wanted.of {
-        CounterOf::InUse => sqlx::query(
+        CounterOf::InUse { generation } => sqlx::query(
             "UPDATE meter_keys SET next_counter = next_counter + $2, counter_block = $2, reserve_us = $5 \
-             WHERE meter_id = $1 AND next_counter + $2 <= $3 AND fence = $4 RETURNING next_counter",
+             WHERE meter_id = $1 AND next_counter + $2 <= $3 AND fence = $4 AND ek_generation = $6 \
+             RETURNING next_counter",
         )
         .bind(wanted.meter_id)
         .bind(i64::from(size))
         .bind(i64::from(limit))
         .bind(fence)
-        .bind(clock::micros(clock::now())),
-        CounterOf::Generation { kind, generation } => sqlx::query(
+        .bind(clock::micros(clock::now()))
+        .bind(i64::from(generation)),
+        CounterOf::Other { generation } => sqlx::query(
             "UPDATE key_generations SET next_counter = next_counter + $2 \
              WHERE meter_id = $1 AND kind = $5 AND generation = $6 AND state <> 'DESTROYED' \
              AND next_counter + $2 <= $3 \
@@ -296,7 +314,7 @@ async fn take<'e>(
         .bind(i64::from(size))
         .bind(i64::from(limit))
         .bind(fence)
-        .bind(kind)
+        .bind(ENCRYPTION)
         .bind(i64::from(generation)),
     };
     let Some(row) = query.fetch_optional(on).await? else {

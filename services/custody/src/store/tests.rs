@@ -45,7 +45,7 @@ pub(super) fn row(meter_id: &str, next_counter: u32) -> KeyRow {
 fn block(size: u32) -> Reservation<'static> {
     Reservation {
         meter_id: METER,
-        of: CounterOf::InUse,
+        of: CounterOf::InUse { generation: 1 },
         size,
         warning: COUNTER_END,
     }

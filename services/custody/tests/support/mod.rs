@@ -14,6 +14,7 @@
 
 mod auditor;
 mod meter;
+mod process;
 
 use std::{
     net::SocketAddr,
@@ -34,6 +35,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 pub use auditor::{Auditor, REFUSED, action, get, permit, set};
 pub use meter::{AK, Association, CLIENT, Meter, PASSWORD, SERVER, ek, lab_keys, method};
+pub use process::Process;
 
 /// Names the directory of the token, and that this process is the inner one.
 const DIR: &str = "LATCHKEY_CUSTODY_TEST_DIR";

@@ -179,20 +179,18 @@ async fn another_generation_has_its_own_counters() -> Result<(), Error> {
     for (generation, state) in [(2, "NEW"), (3, "DESTROYED")] {
         sqlx::query(
             "INSERT INTO key_generations (meter_id, kind, generation, state, secret, check_value, seal, kek_generation, \
-             next_counter, last_received, create_us, state_us) VALUES ($1, 'ek', $2, $3, $4, $4, $4, 1, 1, -1, 7, 7)",
+             next_counter, last_received, create_us, state_us) VALUES ($1, $5, $2, $3, $4, $4, $4, 1, 1, -1, 7, 7)",
         )
         .bind(METER)
         .bind(generation)
         .bind(state)
         .bind(b"".as_slice())
+        .bind(ENCRYPTION)
         .execute(&store.pool)
         .await?;
     }
     let of = |generation| Reservation {
-        of: CounterOf::Generation {
-            kind: "ek",
-            generation,
-        },
+        of: CounterOf::Other { generation },
         ..block(8)
     };
     let begun = store.begin_context(METER, Some(of(2))).await?;
@@ -201,8 +199,14 @@ async fn another_generation_has_its_own_counters() -> Result<(), Error> {
     assert_eq!(store.keys(METER).await?.unwrap().next_counter, 100);
     for wanted in [of(3), of(4)] {
         let error = store.reserve_counters(&wanted, begun.fence).await;
-        assert_eq!(error.unwrap_err().reason(), "KEYS_UNKNOWN");
+        assert_eq!(error.unwrap_err().reason(), "CONTEXT_FENCED");
     }
+    let retired = Reservation {
+        of: CounterOf::InUse { generation: 9 },
+        ..block(8)
+    };
+    let error = store.reserve_counters(&retired, begun.fence).await;
+    assert_eq!(error.unwrap_err().reason(), "CONTEXT_FENCED");
     store.begin_context(METER, None).await?;
     let error = store.reserve_counters(&of(2), begun.fence).await;
     assert_eq!(error.unwrap_err().reason(), "CONTEXT_FENCED");
