@@ -99,8 +99,8 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let (reporter, carrier) = Reporter::new(trail, store.clone());
     store.enqueue_start(&started(&config)).await?;
     let tasks = Tasks::new(shutdown.clone());
-    tasks.spawn("trail", carrier.run(shutdown.clone()));
     let memory = remember(&config, &store, &tasks).await?;
+    tasks.spawn("trail", carrier.run(shutdown.clone()));
     let custody = Custody {
         store,
         keyring: Arc::new(keyring),
