@@ -229,6 +229,7 @@ impl Custody {
         secrets: &Secrets,
     ) -> Result<KeyRow, Error> {
         let (row, claims) = self.row(identity, new, secrets).await?;
+        row.fits_suite()?;
         let meter = row.meter_id.clone();
         match self.insert(principal, &row, &claims).await? {
             Placed::Stored => return self.stored_keys(&meter).await,
@@ -385,6 +386,27 @@ impl Custody {
     }
 }
 
+impl KeyRow {
+    /// Whether its keys are as long as the suite has them: what comes under a public key shows it here first.
+    fn fits_suite(&self) -> Result<(), Error> {
+        let wrapped = self.suite.wrapped_len();
+        let sealed = self.suite.key_len() + SEAL;
+        let parts = [
+            (ENCRYPTION_KEY, &self.wrapped_encryption_key, wrapped),
+            (BROADCAST_KEY, &self.wrapped_broadcast_key, wrapped),
+            (MASTER_KEY, &self.wrapped_master_key, wrapped),
+            (AUTHENTICATION_KEY, &self.sealed_authentication_key, sealed),
+        ];
+        let wrong = parts
+            .into_iter()
+            .find(|(_, key, length)| !key.is_empty() && key.len() != *length);
+        match wrong {
+            None => Ok(()),
+            Some((which, ..)) => Err(Error::WrappedKeyInvalid { which }),
+        }
+    }
+}
+
 /// What the trail says of new keys: which there are, and none of them.
 fn story(row: &KeyRow) -> String {
     let check_value = match row.check_value.as_slice() {
@@ -414,7 +436,9 @@ fn story(row: &KeyRow) -> String {
 
 pub(crate) fn wrapped_wrong(error: hsm::Error, which: &'static str) -> Error {
     match error {
-        hsm::Error::WrappedKeyInvalid { .. } => Error::WrappedKeyInvalid { which },
+        hsm::Error::WrappedKeyInvalid { .. } | hsm::Error::Length { .. } => {
+            Error::WrappedKeyInvalid { which }
+        }
         other => other.into(),
     }
 }

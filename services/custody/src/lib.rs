@@ -127,7 +127,8 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let server = Server::new("custody", &config.server)?
         .add(KeyServiceServer::new(custody.clone()).max_decoding_message_size(limit))
         .add(CipherServiceServer::new(custody).max_decoding_message_size(limit))
-        .endless("/latchkey.custody.v1.CipherService/Cipher");
+        .endless("/latchkey.custody.v1.CipherService/Cipher")
+        .endless("/latchkey.custody.v1.KeyService/ImportMeterKeysBatch");
     let health = server.health();
     let served = tokio::select! {
         // The server first: it says that it serves when it begins.

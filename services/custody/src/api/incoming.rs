@@ -21,6 +21,10 @@ const SECRET_MIN: usize = 8;
 const SECRET_MAX: usize = 64;
 /// Octets that RFC 3394 adds.
 const WRAP: usize = 8;
+/// What the labels of RSA transport keys begin with.
+const RSA: &str = "transport-rsa-";
+/// Octets of what such a key enciphers: RSA-3072.
+const RSA_LEN: usize = 384;
 /// Characters of a transport key's label.
 const LABEL_MAX: usize = 32;
 
@@ -47,6 +51,17 @@ pub(super) fn wrapped(asked: ImportMeterKeysRequest) -> Result<(Identity, Wrappe
         master_key: asked.wrapped_key_encryption_key,
         broadcast_key: asked.wrapped_broadcast_key,
     };
+    if keys.transport.starts_with(RSA) {
+        rsa_lengths(&mut violations, &keys);
+    } else {
+        lengths(&mut violations, &identity, &keys);
+    }
+    check(&identity, violations)?;
+    Ok((identity, keys))
+}
+
+/// What RFC 3394 makes of the suite's keys.
+fn lengths(violations: &mut Violations, identity: &Identity, keys: &WrappedKeys) {
     let wrapped = identity.suite.wrapped_len();
     for (field, octets) in [
         (ENCRYPTION_KEY, &keys.encryption_key),
@@ -63,8 +78,16 @@ pub(super) fn wrapped(asked: ImportMeterKeysRequest) -> Result<(Identity, Wrappe
     }
     let secret = [0..=0, 16 + WRAP..=SECRET_MAX + WRAP];
     violations.length(HLS_SECRET, &keys.hls_secret, &secret);
-    check(&identity, violations)?;
-    Ok((identity, keys))
+}
+
+/// What RSA-OAEP makes of anything: how long a key is comes out inside the token.
+fn rsa_lengths(violations: &mut Violations, keys: &WrappedKeys) {
+    let (one, or_none) = ([RSA_LEN..=RSA_LEN], [0..=0, RSA_LEN..=RSA_LEN]);
+    violations.length(ENCRYPTION_KEY, &keys.encryption_key, &one);
+    violations.length(AUTHENTICATION_KEY, &keys.authentication_key, &one);
+    violations.length(MASTER_KEY, &keys.master_key, &or_none);
+    violations.length(BROADCAST_KEY, &keys.broadcast_key, &or_none);
+    violations.length(HLS_SECRET, &keys.hls_secret, &or_none);
 }
 
 /// A label; `transport-1` for none.
@@ -72,12 +95,15 @@ fn transport(violations: &mut Violations, label: String) -> String {
     if label.is_empty() {
         return keyring::TRANSPORT.to_owned();
     }
-    let number = label.strip_prefix("transport-").unwrap_or_default();
+    let number = label
+        .strip_prefix(RSA)
+        .or_else(|| label.strip_prefix("transport-"))
+        .unwrap_or_default();
     let good = !number.is_empty()
         && label.len() <= LABEL_MAX
         && number.bytes().all(|octet| octet.is_ascii_digit());
     if !good {
-        let why = "must be the label of a transport key, transport-N".to_owned();
+        let why = "must be the label of a transport key, transport-N or transport-rsa-N".to_owned();
         violations.check("transport", Err(why));
     }
     label

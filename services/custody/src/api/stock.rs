@@ -221,8 +221,14 @@ struct Work {
 }
 
 impl Work {
+    /// Of a service that stops, the caller has fewer answers than it asked for, each of them stored.
     async fn next(&mut self) -> Result<Option<ImportMeterKeysBatchResponse>, Status> {
-        let Some(asked) = self.incoming.message().await? else {
+        let asked = tokio::select! {
+            biased;
+            () = self.custody.shutdown.fired() => return Ok(None),
+            asked = self.incoming.message() => asked?,
+        };
+        let Some(asked) = asked else {
             return Ok(None);
         };
         let batch = self.batch;

@@ -123,10 +123,7 @@ impl Custody {
         let mut ready = Vec::with_capacity(records.len());
         for ((record, new, held), kept) in records.into_iter().zip(kept) {
             let (index, meter_id) = (record.index, record.identity.meter_id.clone());
-            match kept
-                .map_err(rejected)
-                .and_then(|kept| fitting(kept, &record.identity))
-            {
+            match kept.map_err(rejected) {
                 Ok(kept) => ready.push(Ready::new(record, &new, kept, held)),
                 Err(error) => outcome.refuse(index, meter_id, error),
             }
@@ -176,7 +173,7 @@ impl Custody {
                     (_, Err(error)) => wrong = Some(wrapped_wrong(error, AUTHENTICATION_KEY)),
                 }
             }
-            match wrong {
+            match wrong.or_else(|| row.arrival.row.fits_suite().err()) {
                 None => arrivals.push((row.index, row.arrival)),
                 Some(error) => outcome.refuse(row.index, row.arrival.row.meter_id, error),
             }
@@ -348,23 +345,6 @@ impl Ready {
                 && held.sealed_password.is_empty()
                 && held.sealed_hls_secret.is_empty() == self.incoming.hls_secret.is_empty()
         })
-    }
-}
-
-/// Whether keys are as long as the suite has them: what comes under a public key does not show it before.
-fn fitting(kept: Kept, identity: &Identity) -> Result<Kept, Error> {
-    let wrapped = identity.suite.wrapped_len();
-    let parts = [
-        (ENCRYPTION_KEY, &kept.encryption),
-        (BROADCAST_KEY, &kept.broadcast),
-        (MASTER_KEY, &kept.master),
-    ];
-    let wrong = parts
-        .into_iter()
-        .find(|(_, key)| !key.is_empty() && key.len() != wrapped);
-    match wrong {
-        None => Ok(kept),
-        Some((which, _)) => Err(Error::WrappedKeyInvalid { which }),
     }
 }
 

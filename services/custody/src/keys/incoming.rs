@@ -166,6 +166,8 @@ pub(crate) fn first_counter() -> u32 {
 
 /// Octets that RFC 3394 adds.
 pub(super) const WRAP: usize = 8;
+/// Octets that a seal adds: nonce and tag.
+pub(super) const SEAL: usize = 12 + 16;
 pub(crate) const ENCRYPTION_KEY: &str = "wrapped_encryption_key";
 pub(crate) const AUTHENTICATION_KEY: &str = "wrapped_authentication_key";
 pub(crate) const MASTER_KEY: &str = "wrapped_key_encryption_key";

@@ -156,10 +156,10 @@ async fn place_some(
 ) -> Result<Vec<Placed>, Error> {
     let new: Vec<&Arrival> = arrivals.iter().filter(|a| a.row.row_version == 0).collect();
     let inserted = insert_new(tx, &new).await?;
-    let there: Vec<&Arrival> = new
+    let (there, not): (Vec<&Arrival>, Vec<&Arrival>) = new
         .into_iter()
-        .filter(|arrival| inserted.contains(&arrival.row.meter_id))
-        .collect();
+        .partition(|arrival| inserted.contains(&arrival.row.meter_id));
+    let have_keys = meters_with_keys(tx, &not).await?;
     let doubles = claim_all(tx, &there).await?;
     for arrival in there {
         if doubles.contains(&arrival.row.meter_id) {
@@ -171,12 +171,12 @@ async fn place_some(
         let meter_id = &arrival.row.meter_id;
         placed.push(if arrival.row.row_version != 0 {
             replace(tx, arrival).await?
-        } else if doubles.contains(meter_id) {
-            Placed::KeyInUse
-        } else if inserted.contains(meter_id) {
+        } else if have_keys.contains(meter_id) {
+            Placed::MeterHasKeys
+        } else if inserted.contains(meter_id) && !doubles.contains(meter_id) {
             Placed::Stored
         } else {
-            Placed::MeterHasKeys
+            Placed::KeyInUse
         });
     }
     Ok(placed)
@@ -212,6 +212,29 @@ async fn insert_new(
     let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
     for arrival in arrivals {
         query = bind_row(query, &arrival.row);
+    }
+    query
+        .fetch_all(&mut **tx)
+        .await?
+        .iter()
+        .map(|row| Ok(row.try_get("meter_id")?))
+        .collect()
+}
+
+/// Of rows that were not inserted, those whose meter has keys. Of the others, another row has the same wrapped key.
+async fn meters_with_keys(
+    tx: &mut Transaction<'_, Any>,
+    arrivals: &[&Arrival],
+) -> Result<HashSet<String>, Error> {
+    if arrivals.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let sql = "SELECT meter_id FROM meter_keys WHERE meter_id IN ";
+    let sql = format!("{sql}{}", places(0, 1, arrivals.len()));
+    // Audited: nothing but numbers of arguments is added to the text.
+    let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+    for arrival in arrivals {
+        query = query.bind(arrival.row.meter_id.as_str());
     }
     query
         .fetch_all(&mut **tx)

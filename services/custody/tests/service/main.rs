@@ -13,6 +13,7 @@ mod support;
 mod keys;
 mod meter;
 mod permits;
+mod stock;
 mod stream;
 
 use std::path::Path;
@@ -128,9 +129,15 @@ async fn everything(dir: &Path) {
     permits::the_public_client_reads_counters_only(&house).await;
     permits::a_permit_opens_what_it_says(&house).await;
     permits::contexts_belong_to_their_peer(&house, &mut simulated).await;
+    stock::many_meters_come_in_over_one_stream(&house).await;
+    stock::facts_are_changed_from_what_was_seen(&house).await;
+    stock::compromised_keys_are_refused(&house).await;
+    stock::destroyed_keys_never_come_back(&house).await;
     keys::refused_entries_hold_up_no_others(&house).await;
     keys::a_moved_row_is_noticed(&house).await;
+    stock::older_rows_lose_their_fingerprints(&house).await;
     let house = permits::uses_outlive_a_restart(house, &mut simulated, &tasks).await;
+    stock::older_rows_have_fingerprints_again(&house).await;
     keys::no_secret_is_at_rest(&house).await;
     health_is_that_of_the_token(&house).await;
 

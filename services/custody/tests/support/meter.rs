@@ -156,6 +156,7 @@ pub struct Association {
     pub custody: CipherServiceClient<Channel>,
     pub context_id: String,
     pub challenge: Vec<u8>,
+    pub client_title: Vec<u8>,
     invoke: u8,
 }
 
@@ -186,6 +187,7 @@ impl Association {
         let association = Self {
             custody: custody.clone(),
             context_id: opened.context_id.clone(),
+            client_title: opened.client_system_title.clone(),
             challenge: opened.calling_authentication_value.clone(),
             invoke: 0,
         };

@@ -54,6 +54,10 @@ async fn a_batch_is_stored_without_the_rows_that_are_refused() -> Result<(), Err
     let held = store.keys_of(&["a", "c", "nobody"]).await?;
     assert_eq!(held.len(), 2);
     assert_eq!(held["a"].row_version, 1);
+    // An index that earlier programs rely on says the same.
+    let mut twin = arrival("g", 8);
+    twin.row.wrapped_encryption_key = row("a", 1).wrapped_encryption_key;
+    assert_eq!(insert(&store, &[twin]).await?, [KeyInUse]);
     let none = store.insert_many(&[arrival("f", 7)], |_| None).await?;
     assert_eq!(
         (none, store.keys("f").await?.is_some()),
