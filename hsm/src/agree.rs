@@ -100,16 +100,26 @@ impl Agreement {
         })
     }
 
-    /// The agreed AES key as an object of the session.
+    /// The agreed AES key as an object of the session, to cipher with.
     pub(crate) fn carry_out(
         &self,
         session: &Session,
         own: ObjectHandle,
     ) -> Result<ObjectHandle, Error> {
+        self.carry_out_as(session, own, key::working_key())
+    }
+
+    /// The agreed AES key as an object of the session with these attributes.
+    pub(crate) fn carry_out_as(
+        &self,
+        session: &Session,
+        own: ObjectHandle,
+        template: Vec<Attribute>,
+    ) -> Result<ObjectHandle, Error> {
         let ecdh = Ecdh1DeriveParams::new(EcKdf::null(), &self.peer);
-        let template = secret::derived(self.curve.coordinate());
+        let shared = secret::derived(self.curve.coordinate());
         making(1);
-        let z = session.derive_key(&Mechanism::Ecdh1Derive(ecdh), own, &template)?;
+        let z = session.derive_key(&Mechanism::Ecdh1Derive(ecdh), own, &shared)?;
         used_once(session, z, |z| {
             let hash = match self.curve {
                 Curve::P256 => Mechanism::Sha256,
@@ -119,7 +129,7 @@ impl Agreement {
             let derived = Zeroizing::new(secret::digest(session, &hash, pieces, z)?);
             let key = derived.get(..self.curve.agreed());
             let key = key.ok_or_else(|| short("the hash", self.curve.agreed(), derived.len()))?;
-            hold(session, key)
+            key::create_with_value(session, template, key)
         })
     }
 }
@@ -130,7 +140,7 @@ fn hold(session: &Session, value: &[u8]) -> Result<ObjectHandle, Error> {
 }
 
 /// A key pair of this session: the private key, and X then Y.
-fn ephemeral(session: &Session, curve: Curve) -> Result<(ObjectHandle, Vec<u8>), Error> {
+pub(crate) fn ephemeral(session: &Session, curve: Curve) -> Result<(ObjectHandle, Vec<u8>), Error> {
     let public = [
         Attribute::Token(false),
         Attribute::Private(false),

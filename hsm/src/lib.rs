@@ -41,6 +41,7 @@ mod secret;
 mod sign;
 mod stock;
 mod token;
+mod travel;
 mod wrap;
 
 #[cfg(test)]
@@ -61,4 +62,5 @@ pub use secret::{Hash, SecretHandle};
 pub use sign::der_signature;
 pub use stock::{Comparison, Delivery, Keks, Kept, Marks, Rejected, Sealing};
 pub use token::{Role, Token, TokenConfig};
+pub use travel::{EphemeralHandle, Travelling, TravellingMaster};
 pub use wrap::MasterKeyHandle;

@@ -318,7 +318,7 @@ impl Engine {
 /// A meter's master key (KEK) inside the token: it wraps and unwraps other keys; unreadable, gone
 /// with its last clone.
 #[derive(Clone, Debug)]
-pub struct MasterKeyHandle(KeyHandle);
+pub struct MasterKeyHandle(pub(crate) KeyHandle);
 
 /// A new AES key of 16 or 32 octets, wrapped.
 pub(crate) fn generate(

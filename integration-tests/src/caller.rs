@@ -32,12 +32,7 @@ impl Caller {
     pub fn new(stack: &Stack, who: &str) -> Self {
         let file = |end: &str| pki(stack.dir(), &format!("{who}.{end}"));
         Self {
-            tls: Tls::files(
-                file("crt"),
-                file("key"),
-                pki(stack.dir(), "ca.crt"),
-                DOMAIN,
-            ),
+            tls: Tls::files(file("crt"), file("key"), pki(stack.dir(), "ca.crt"), DOMAIN),
             host: stack.host(),
         }
     }

@@ -206,6 +206,12 @@ impl Cipher {
         Ok(answers)
     }
 
+    /// A defect: what was taken is not kept.
+    pub(crate) fn forget(&mut self) {
+        self.soft.discard();
+        self.staged = false;
+    }
+
     /// What must survive the death of the meter. The association does not: its keys are in force after it.
     pub(crate) fn kept(&self) -> (KeptCounters, Option<KeptKeys>) {
         if !self.staged {

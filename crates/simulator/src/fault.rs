@@ -57,6 +57,14 @@ pub enum FaultKind {
     PortsNotSwapped,
     /// Answers come twice.
     DoubledAnswer,
+    /// New keys are taken and the answer lost.
+    LostRekeyAck,
+    /// The request with new keys is lost: nothing is taken.
+    LostRekeyRequest,
+    /// New keys are answered with success and forgotten.
+    RekeyForgotten,
+    /// New keys are refused.
+    RekeyRefused,
 }
 
 /// One line of the table of faults.
@@ -223,6 +231,30 @@ pub const FAULTS: &[FaultEntry] = &[
         FaultKind::DoubledAnswer,
         Some(1),
         "the first N frames to the client come twice",
+    ),
+    entry(
+        "lost-rekey-ack",
+        FaultKind::LostRekeyAck,
+        Some(1),
+        "the first N changes of keys are carried out, their answers lost and their links cut",
+    ),
+    entry(
+        "lost-rekey-request",
+        FaultKind::LostRekeyRequest,
+        Some(1),
+        "the first N requests to change keys are lost on the way, and their links cut",
+    ),
+    entry(
+        "rekey-forgotten",
+        FaultKind::RekeyForgotten,
+        Some(1),
+        "the first N changes of keys are answered with success and forgotten",
+    ),
+    entry(
+        "rekey-refused",
+        FaultKind::RekeyRefused,
+        Some(1),
+        "the first N changes of keys are refused with read-write-denied (3)",
     ),
 ];
 

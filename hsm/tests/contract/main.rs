@@ -19,3 +19,4 @@ mod lab;
 mod secret;
 mod stock;
 mod transport;
+mod travel;

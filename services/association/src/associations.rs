@@ -9,7 +9,7 @@ use std::{
 };
 
 use kit::{PeerName, Tasks, context};
-use latchkey_proto::audit::v1::SignedPermit;
+use latchkey_proto::{audit::v1::SignedPermit, custody::v1::RotationKeys};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -49,6 +49,8 @@ pub(crate) struct OpenOrder {
     pub(crate) permit: SignedPermit,
     pub(crate) holder: Holder,
     pub(crate) public_client: bool,
+    /// Of a rotation: which of its keys.
+    pub(crate) rotation_keys: RotationKeys,
 }
 
 impl Associations {
@@ -73,6 +75,7 @@ impl Associations {
             permit: order.permit,
             commands: permit.commands,
             public_client: order.public_client,
+            rotation_keys: order.rotation_keys,
             request_id: context::request_id(),
         };
         let (reply, opened) = oneshot::channel();
@@ -131,6 +134,11 @@ impl Associations {
             // An error is the end of the association, too.
             let _ = over.await;
         }
+    }
+
+    /// What every opening needs.
+    pub(crate) fn tools(&self) -> &Tools {
+        &self.tools
     }
 
     /// Tells every association to end.

@@ -38,6 +38,8 @@ pub(crate) struct Terms {
     pub(crate) mechanism: Mechanism,
     pub(crate) protection: pb::Protection,
     pub(crate) security: Option<pb::Security>,
+    /// Of a rotation: which of its keys.
+    pub(crate) rotation_keys: pb::RotationKeys,
 }
 
 impl Context {
@@ -52,6 +54,7 @@ impl Context {
             mechanism: terms.mechanism.into(),
             protection: terms.protection.into(),
             security: terms.security,
+            rotation_keys: terms.rotation_keys.into(),
         };
         let response = custody.client().open_context(request).await?.into_inner();
         let context = Self {

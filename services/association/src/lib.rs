@@ -45,6 +45,7 @@ mod link;
 mod opening;
 mod plan;
 mod proposal;
+mod rotation;
 mod session;
 mod trace;
 

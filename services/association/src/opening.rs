@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use dlms::ClientConfig;
 use kit::PeerName;
-use latchkey_proto::audit::v1::{Command, Permit, SignedPermit};
+use latchkey_proto::{
+    audit::v1::{Command, Permit, SignedPermit},
+    custody::v1::RotationKeys,
+};
 use prost::Message as _;
 use tokio::time::timeout;
 
@@ -43,6 +46,7 @@ pub(crate) struct Opening {
     /// What the permit covers: the services to propose follow from it.
     pub(crate) commands: Vec<Command>,
     pub(crate) public_client: bool,
+    pub(crate) rotation_keys: RotationKeys,
     pub(crate) request_id: String,
 }
 
@@ -94,6 +98,7 @@ impl Opening {
             mechanism: manner.mechanism,
             protection: manner.protection,
             security: Some(manner.security.render()),
+            rotation_keys: self.rotation_keys,
         };
         let (context, granted) = Context::open(self.tools.custody.clone(), terms)
             .await

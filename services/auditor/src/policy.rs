@@ -214,6 +214,7 @@ impl Policy {
             Purpose::Connect => "connect",
             Purpose::Read => "read",
             Purpose::Reset => "reset",
+            Purpose::Rekey => "rekey",
         };
         [
             ("purpose", text(purpose)),

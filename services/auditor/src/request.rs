@@ -9,6 +9,8 @@ use crate::error::Error;
 use crate::policy::canonical_name;
 
 const COMMANDS: usize = 64;
+/// `key_agreement`, and the transfer that confirms what was agreed.
+const REKEY_COMMANDS: usize = 2;
 const PARAMETER: usize = 2048;
 const SELECTION: usize = 512;
 const MAX_USES: u32 = 16;
@@ -52,6 +54,7 @@ pub(crate) fn plan(request: &AuthoriseRequest) -> Result<(), Error> {
         Purpose::Unspecified => Err("is required".to_owned()),
         Purpose::Connect => Ok(0..=0),
         Purpose::Read | Purpose::Reset => Ok(1..=COMMANDS),
+        Purpose::Rekey => Ok(1..=REKEY_COMMANDS),
     };
     match number {
         Err(why) => faults.note("purpose", Err(why)),
@@ -74,7 +77,8 @@ pub(crate) fn plan(request: &AuthoriseRequest) -> Result<(), Error> {
             || "is required for PURPOSE_RESET, and for nothing else".to_owned(),
         ),
     );
-    if !request.reset_id.is_empty() || (is_reset && !request.validate_only) {
+    let belongs = is_reset || purpose == Purpose::Rekey;
+    if !request.reset_id.is_empty() || (belongs && !request.validate_only) {
         faults.note("reset_id", check::uuid(&request.reset_id));
     }
     faults.note(

@@ -446,9 +446,7 @@ pub(crate) fn covered(
 }
 
 fn covering(asked: &Asked, list: bool, allowed: &[Allowed]) -> Result<usize, Error> {
-    if let Some(why) = forbidden(asked) {
-        return Err(Error::ApduForbidden { why });
-    }
+    let rekeying = forbidden_but_rekeying(asked, allowed)?;
     let same_parameter = |other: &Asked| {
         if list {
             asked.listed_parameter() == other.listed_parameter()
@@ -456,12 +454,27 @@ fn covering(asked: &Asked, list: bool, allowed: &[Allowed]) -> Result<usize, Err
             asked.parameter == other.parameter
         }
     };
-    let place = allowed
-        .iter()
-        .position(|allowed| asked.same_target(&allowed.asked) && same_parameter(&allowed.asked));
+    let place = allowed.iter().position(|it| {
+        asked.same_target(&it.asked)
+            && same_parameter(&it.asked)
+            && (!rekeying || it.named.is_some())
+    });
     place.ok_or(Error::ApduNotPermitted {
         why: "no command of the permit is this service on this object with these octets",
     })
+}
+
+/// Whether it is a change of keys that custody prepared, in a context of that rotation; an error if no permit could cover
+/// it.
+pub(crate) fn forbidden_but_rekeying(asked: &Asked, allowed: &[Allowed]) -> Result<bool, Error> {
+    let Some(why) = forbidden(asked) else {
+        return Ok(false);
+    };
+    let prepared = |it: &Allowed| it.named.is_some() && asked.same_target(&it.asked);
+    match asked.class_id == 64 && allowed.iter().any(prepared) {
+        true => Ok(true),
+        false => Err(Error::ApduForbidden { why }),
+    }
 }
 
 /// Whether a GET reads an invocation counter: all that the public client of a meter with keys may do.

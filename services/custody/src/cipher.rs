@@ -58,6 +58,7 @@ impl Custody {
             Space::Global => counter,
             Space::Dedicated | Space::Own => 0,
         };
+        self.unsettle(&context, &mut state, step.indices()).await?;
         // After this a crash is clean: the use is counted, whether or not the request leaves (P5).
         self.count_uses(&context, step.indices(), evidence).await?;
         let apdu = if initiate {
@@ -106,7 +107,7 @@ impl Custody {
                 use_us,
             };
             uses.push((used, allowed.max_uses));
-            asked.push(allowed.asked.clone());
+            asked.push(allowed.as_permitted());
         }
         if uses.is_empty() {
             return Ok(());

@@ -93,8 +93,22 @@ pub struct Config {
     /// Unwrapped keys held in the token at one time. Default 1024.
     #[serde(default = "default_unwrapped_keys_max")]
     pub unwrapped_keys_max: usize,
+    /// Associations that a rotation of keys may open with a meter in 24 hours without the meter proving any key, 4..1000.
+    /// Default 12. Each may be a failed authentication, and some meters lock everybody out after a few.
+    #[serde(default = "default_rotation_openings_max")]
+    pub rotation_openings_max: u32,
+    /// Seconds after which a key that a rotation has put out of use is destroyed, and one that the meter did not take is
+    /// given up, at least 3600. Default 604,800: a week.
+    #[serde(default = "default_rotation_retire_seconds")]
+    pub rotation_retire_seconds: u64,
 }
 
+fn default_rotation_openings_max() -> u32 {
+    12
+}
+fn default_rotation_retire_seconds() -> u64 {
+    7 * 24 * 60 * 60
+}
 fn default_counter_block() -> u32 {
     16
 }
@@ -183,6 +197,16 @@ impl ServiceConfig for Config {
                 "contexts_max",
                 self.contexts_max == 0,
                 "must be greater than 0",
+            ),
+            (
+                "rotation_openings_max",
+                !(4..=1000).contains(&self.rotation_openings_max),
+                "must be 4..1000",
+            ),
+            (
+                "rotation_retire_seconds",
+                !(3600..=31_536_000).contains(&self.rotation_retire_seconds),
+                "must be 3600..31536000",
             ),
             (
                 "unwrapped_keys_max",

@@ -13,7 +13,7 @@ use latchkey_proto::audit::v1::Permit;
 
 use crate::{
     counters::Supply, error::Error, keyring::MeterKeys, outstanding::Outstanding, permit::Allowed,
-    store::CounterOf, terms::Terms, transfer::Transfer,
+    rotation::Rotating, store::CounterOf, terms::Terms, transfer::Transfer,
 };
 
 /// Where an association stands. Nothing but the next step is ciphered.
@@ -74,6 +74,8 @@ pub(crate) struct Context {
     pub(crate) keys: Option<MeterKeys>,
     /// CtoS; empty without HLS.
     pub(crate) challenge: Vec<u8>,
+    /// What it changes, if it is for a rotation of keys.
+    pub(crate) rotating: Option<Rotating>,
     /// The last counter taken from the meter before this context.
     pub(crate) received_before: Option<u32>,
     /// Its place among the contexts of its meter in all replicas: once the meter's fence is higher, it has ended. None
@@ -107,6 +109,8 @@ pub(crate) struct State {
     pub(crate) outstanding: Outstanding,
     /// A value that goes out in blocks; see [`Self::is_transferring`].
     pub(crate) transfer: Option<Transfer>,
+    /// The ACTION of a rotation has no answer yet.
+    pub(crate) rekeying: bool,
 }
 
 /// A dedicated key. It was made for this context and is gone with it, and so are its counters.
@@ -284,6 +288,7 @@ mod tests {
             encryption_alone: false,
             keys: None,
             challenge: Vec::new(),
+            rotating: None,
             received_before: None,
             fence: None,
             counter_of: CounterOf::InUse { generation: 1 },
@@ -296,6 +301,7 @@ mod tests {
                 outstanding: Outstanding::default(),
                 transfer: None,
                 again: false,
+                rekeying: false,
             }),
         }
     }

@@ -41,6 +41,22 @@ kit::crash_points! {
     BEFORE_STORE_RECEIVED = "custody.received.before_store";
     /// The meter's counter is stored.
     AFTER_STORE_RECEIVED = "custody.received.after_store";
+    /// New keys of a rotation are made, nothing is stored.
+    BEFORE_BEGIN_ROTATION = "custody.rotation.before_begin";
+    /// New keys of a rotation are stored, nobody has been told.
+    AFTER_BEGIN_ROTATION = "custody.rotation.after_begin";
+    /// A master key is agreed, it is not stored.
+    BEFORE_AGREED_KEY = "custody.rotation.before_agreed";
+    /// An agreed master key is stored, nobody has been told.
+    AFTER_AGREED_KEY = "custody.rotation.after_agreed";
+    /// New keys are about to be ciphered, the row does not say so.
+    BEFORE_UNSETTLE = "custody.rotation.before_unsettle";
+    /// The row says that nobody knows which keys the meter has, they are not ciphered.
+    AFTER_UNSETTLE = "custody.rotation.after_unsettle";
+    /// The meter has proven which keys it has, that is not stored.
+    BEFORE_SETTLE = "custody.rotation.before_settle";
+    /// It is stored which keys the meter has, nobody has been told.
+    AFTER_SETTLE = "custody.rotation.after_settle";
     /// An entry is in the trail and still in the outbox.
     BEFORE_FORGET_ENTRY = "custody.outbox.before_forget";
     /// An entry is in the trail and no longer in the outbox.

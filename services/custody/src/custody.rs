@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use dlms::{Mechanism, security::ReplayWindow};
 use kit::{PeerName, Shutdown, clock};
-use latchkey_proto::audit::v1::{EntryKind, Permit, SignedPermit};
+use latchkey_proto::audit::v1::{EntryKind, Permit, Purpose, SignedPermit};
 use tokio::sync::{Mutex, Semaphore};
 use zeroize::Zeroizing;
 
@@ -21,6 +21,7 @@ use crate::{
     outstanding::Outstanding,
     permit::{Gate, Verified},
     rewrap::Rewrapping,
+    rotation::{Agreements, Rotating, Which},
     seal::Kind,
     store::{CounterOf, KeyRow, Store},
     terms::{Leave, Terms},
@@ -45,6 +46,17 @@ pub(crate) struct Custody {
     pub(crate) shutdown: Shutdown,
     /// One for each bulk import that may be under way.
     pub(crate) imports: Arc<Semaphore>,
+    pub(crate) rotations: Rotations,
+    pub(crate) agreements: Arc<Agreements>,
+}
+
+/// What the configuration says of rotations.
+#[derive(Clone, Copy)]
+pub(crate) struct Rotations {
+    /// Associations opened for one in 24 hours without a proof.
+    pub(crate) openings_max: u32,
+    /// How long keys that are out of use are kept.
+    pub(crate) retire: std::time::Duration,
 }
 
 /// A context that is wanted; parsed.
@@ -52,6 +64,8 @@ pub(crate) struct Wanted {
     pub(crate) permit: SignedPermit,
     pub(crate) meter_id: String,
     pub(crate) terms: Terms,
+    /// Of a rotation of keys: which of its keys.
+    pub(crate) which: Option<Which>,
 }
 
 /// A context that is open.
@@ -67,41 +81,55 @@ impl Custody {
     /// Opens a context: permit, then terms, then keys, then (durably) the association, then (durably) counters.
     pub(crate) async fn open(&self, peer: &PeerName, wanted: Wanted) -> Result<Opened, Error> {
         let now = clock::now();
-        let verified = self
-            .gate
-            .check(&wanted.permit, &wanted.meter_id, now)
-            .inspect_err(|error| {
-                // Nothing in a permit that does not hold can be believed: the entry names the caller.
-                let entry = trail::entry(
-                    EntryKind::Denial,
-                    peer.as_str(),
-                    &wanted.meter_id,
-                    error.to_string(),
-                );
-                self.reporter.refused(entry);
-            })?;
+        let mut verified = self.verified(peer, &wanted.permit, &wanted.meter_id)?;
         let row = self.store.keys(&wanted.meter_id).await?;
         if let Some(row) = &row {
-            row.usable()
-                .inspect_err(|error| self.refused(&verified.permit, &[], error))?;
+            match row.usable() {
+                // Compromised keys serve to be replaced, and for nothing else.
+                Err(Error::KeysCompromised { .. }) if wanted.which.is_some() => {}
+                usable => {
+                    usable.inspect_err(|error| self.refused(&verified.permit, &[], error))?;
+                }
+            }
         }
         let terms = wanted.terms;
         let public = terms
             .check(&wanted.meter_id, row.as_ref(), self.leave)
             .inspect_err(|error| self.refused(&verified.permit, &[], error))?;
-        let keys = self.keys_for(&terms, row.as_ref()).await?;
+        let (keys, rotating) = match (wanted.which, row.as_ref()) {
+            (Some(which), Some(row)) => {
+                let entered = self.enter(&mut verified, (&terms, row), which).await;
+                let entered = entered.inspect_err(|error| match error {
+                    Error::Database(_) | Error::Token(_) => {}
+                    _ => self.refused(&verified.permit, &[], error),
+                })?;
+                (Some(entered.keys), Some(entered.rotating))
+            }
+            (Some(_), None) => {
+                let meter = wanted.meter_id.clone();
+                return Err(Error::KeysUnknown { meter });
+            }
+            (None, _) => {
+                self.settled(&verified, &terms, row.as_ref())?;
+                (self.keys_for(&terms, row.as_ref()).await?, None)
+            }
+        };
         let opened = self.opened(&terms, row.as_ref()).await?;
         self.count_association(peer, &wanted, &verified.permit, public)
             .await?;
         let generations = row.as_ref().map(|row| row.generations).unwrap_or_default();
-        let counter_of = CounterOf::InUse {
+        let in_use = CounterOf::InUse {
             generation: generations.encryption,
         };
+        let new = rotating.as_ref().and_then(Rotating::counter_of);
+        let counter_of = new.unwrap_or(in_use);
         let Beginning {
             fence,
             received_before,
             supply,
         } = self.begin(row.as_ref(), counter_of, &terms).await?;
+        // A new key was never heard of.
+        let received_before = received_before.filter(|_| new.is_none());
         let encryption_alone = row.as_ref().is_some_and(KeyRow::names_encryption_alone);
         let state = State {
             stage: first_stage(&terms),
@@ -112,6 +140,7 @@ impl Custody {
             outstanding: Outstanding::default(),
             transfer: None,
             again: false,
+            rekeying: false,
         };
         let Verified {
             permit,
@@ -133,6 +162,7 @@ impl Custody {
             } else {
                 Vec::new()
             },
+            rotating,
             received_before,
             fence,
             counter_of,
@@ -140,6 +170,53 @@ impl Custody {
         };
         self.contexts.insert(context, now)?;
         Ok(opened)
+    }
+
+    /// A permit that holds. One that does not leaves a denial in the trail.
+    pub(crate) fn verified(
+        &self,
+        peer: &PeerName,
+        permit: &SignedPermit,
+        meter_id: &str,
+    ) -> Result<Verified, Error> {
+        self.gate
+            .check(permit, meter_id, clock::now())
+            .inspect_err(|error| {
+                // Nothing in a permit that does not hold can be believed: the entry names the caller.
+                let entry = trail::entry(
+                    EntryKind::Denial,
+                    peer.as_str(),
+                    meter_id,
+                    error.to_string(),
+                );
+                self.reporter.refused(entry);
+            })
+    }
+
+    /// An association that is for no rotation uses the keys that are in force: it must be known which they are.
+    fn settled(
+        &self,
+        verified: &Verified,
+        terms: &Terms,
+        row: Option<&KeyRow>,
+    ) -> Result<(), Error> {
+        let permit = &verified.permit;
+        if permit.purpose() == Purpose::Rekey {
+            let error = Error::PermitRefused {
+                why:
+                    "it is for a change of keys, and the association does not say for which of them"
+                        .to_owned(),
+            };
+            self.refused(permit, &[], &error);
+            return Err(error);
+        }
+        match row.and_then(|row| row.rotation_id.as_ref()) {
+            Some(rotation) if terms.is_ciphered() => Err(Error::KeysUnsettled {
+                meter: permit.meter_id.clone(),
+                rotation: rotation.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// What of a row is used under these terms: nothing without ciphering and HLS.
@@ -248,12 +325,16 @@ impl Custody {
             && context.terms.counts_globally()
             && matches!(state.stage, Stage::Open | Stage::Released);
         match state.received.highest() {
-            Some(last) if proven => self
-                .store
-                // No fence: what is proven may rise, even if a later context has begun.
-                .raise_received(&context.permit.meter_id, None, last)
-                .await
-                .map(drop),
+            Some(last) if proven => {
+                self.store
+                    // No fence: what is proven may rise, even if a later context has begun; but not for another key.
+                    .raise_received_under(
+                        &context.permit.meter_id,
+                        context.keys.as_ref().map_or(0, MeterKeys::generation),
+                        last,
+                    )
+                    .await
+            }
             _ => Ok(()),
         }
     }

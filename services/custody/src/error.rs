@@ -41,12 +41,6 @@ pub enum Error {
         /// The meter.
         meter: String,
     },
-    /// A rotation of the meter's keys is not settled.
-    #[error("the keys of meter {meter} are being rotated")]
-    KeysUnsettled {
-        /// The meter.
-        meter: String,
-    },
     /// As many bulk imports as there may be are under way.
     #[error("another bulk import is under way")]
     ImportsBusy,
@@ -89,6 +83,48 @@ pub enum Error {
     /// The counter state file cannot be written.
     #[error("what was reserved cannot be remembered outside the database")]
     CountersNotKept,
+    /// A rotation of the meter's keys is not settled.
+    #[error("which keys meter {meter} has is not known: rotation {rotation} is not settled")]
+    KeysUnsettled {
+        /// The meter.
+        meter: String,
+        /// The rotation.
+        rotation: String,
+    },
+    /// Another rotation must end first.
+    #[error("meter {meter} has another rotation under way: {rotation}")]
+    RotationUnderWay {
+        /// The meter.
+        meter: String,
+        /// The other.
+        rotation: String,
+    },
+    /// The meter has not what the rotation needs.
+    #[error("these keys cannot be changed so: {why}")]
+    RotationImpossible {
+        /// What is missing.
+        why: &'static str,
+    },
+    /// There is no such rotation.
+    #[error("the rotation is unknown, or has not begun here")]
+    RotationUnknown,
+    /// It is over.
+    #[error("the rotation is over")]
+    RotationOver,
+    /// Too many contexts were opened without a proof.
+    #[error(
+        "{max} associations were opened for the rotation in 24 hours, and the meter has proven nothing"
+    )]
+    RotationOpeningsSpent {
+        /// How many are allowed.
+        max: u32,
+    },
+    /// The meter's answer to a key agreement is not what it must be.
+    #[error("the meter's answer to the key agreement is refused: {why}")]
+    RotationAnswer {
+        /// Why.
+        why: &'static str,
+    },
     /// The permit does not hold.
     #[error("the permit is refused: {why}")]
     PermitRefused {
@@ -239,16 +275,23 @@ impl Fault for Error {
     fn code(&self) -> Code {
         match self {
             Self::Request(_) | Self::WrappedKeyInvalid { .. } => Code::InvalidArgument,
-            Self::KeysUnknown { .. } | Self::ContextUnknown | Self::ContextFenced => Code::NotFound,
+            Self::KeysUnknown { .. }
+            | Self::ContextUnknown
+            | Self::ContextFenced
+            | Self::RotationUnknown => Code::NotFound,
             Self::KeysExist { .. } | Self::KeyInUse { .. } => Code::AlreadyExists,
             Self::KeysChanged { .. } => Code::Aborted,
             Self::ImportsBusy => Code::ResourceExhausted,
             Self::LabImportOff
             | Self::KeysCompromised { .. }
             | Self::KeysDestroyed { .. }
-            | Self::KeysUnsettled { .. }
             | Self::CountersExhausted { .. }
             | Self::AssociationRefused { .. }
+            | Self::KeysUnsettled { .. }
+            | Self::RotationUnderWay { .. }
+            | Self::RotationImpossible { .. }
+            | Self::RotationOver
+            | Self::RotationOpeningsSpent { .. }
             | Self::TokenLacks { .. }
             | Self::GenerationUnknown { .. }
             | Self::RewrapRefused { .. }
@@ -264,6 +307,7 @@ impl Fault for Error {
             | Self::ApduNotPermitted { .. }
             | Self::ApduForbidden { .. } => Code::PermissionDenied,
             Self::ResponseRefused { .. }
+            | Self::RotationAnswer { .. }
             | Self::CiphertextInvalid { .. }
             | Self::KeyRowChanged { .. } => Code::DataLoss,
             Self::ChallengeRefused { .. } | Self::AnswerWrong => Code::Unauthenticated,
@@ -285,7 +329,6 @@ impl Fault for Error {
             Self::KeysChanged { .. } => "KEYS_CHANGED",
             Self::KeysCompromised { .. } => "KEYS_COMPROMISED",
             Self::KeysDestroyed { .. } => "KEYS_DESTROYED",
-            Self::KeysUnsettled { .. } => "KEYS_UNSETTLED",
             Self::ImportsBusy => "IMPORTS_BUSY",
             Self::LabImportOff => "LAB_IMPORT_OFF",
             Self::WrappedKeyInvalid { .. } => "WRAPPED_KEY_INVALID",
@@ -293,6 +336,13 @@ impl Fault for Error {
             Self::CountersExhausted { .. } => "INVOCATION_COUNTER_EXHAUSTED",
             Self::CountersUnsure => "INVOCATION_COUNTERS_UNSURE",
             Self::CountersNotKept => "COUNTER_STATE_NOT_WRITTEN",
+            Self::KeysUnsettled { .. } => "KEYS_UNSETTLED",
+            Self::RotationUnderWay { .. } => "ROTATION_UNDER_WAY",
+            Self::RotationImpossible { .. } => "ROTATION_IMPOSSIBLE",
+            Self::RotationUnknown => "ROTATION_UNKNOWN",
+            Self::RotationOver => "ROTATION_OVER",
+            Self::RotationOpeningsSpent { .. } => "ROTATION_OPENINGS_SPENT",
+            Self::RotationAnswer { .. } => "ROTATION_ANSWER_INVALID",
             Self::PermitRefused { .. } => "PERMIT_INVALID",
             Self::PermitSignature { .. } => "PERMIT_SIGNATURE_INVALID",
             Self::PermitExpired => "PERMIT_EXPIRED",
@@ -351,7 +401,6 @@ fn mend(error: &Error) -> Option<&'static str> {
             "give the meter new keys: over the air, or on site and then destroy and import"
         }
         Error::KeysDestroyed { .. } => "import or generate other keys for the meter",
-        Error::KeysUnsettled { .. } => "settle the rotation first",
         Error::ImportsBusy => "wait for its end, then try again",
         Error::LabImportOff => {
             "use wrapped keys; for laboratory meters only, set lab_import = true in custody's configuration and restart it"
@@ -367,6 +416,21 @@ fn mend(error: &Error) -> Option<&'static str> {
             "wait some seconds: custody raises every counter by itself; then look at the trail and at the database"
         }
         Error::CountersNotKept => "make room on the disk of counter_state_file",
+        Error::KeysUnsettled { .. } => {
+            "let the rotation find out which keys are in force: `latchkey keys rotate --retry ID`; runbook key-compromise"
+        }
+        Error::RotationUnderWay { .. } => {
+            "wait until it has its verdict: the meter may have the keys it sent"
+        }
+        Error::RotationImpossible { .. } => "import what is missing, or choose other keys",
+        Error::RotationUnknown => "begin the rotation first",
+        Error::RotationOver => "ask for another rotation, if the keys are to be changed again",
+        Error::RotationOpeningsSpent { .. } => {
+            "find out why the meter proves neither its old nor its new keys before it is asked again; runbook key-compromise"
+        }
+        Error::RotationAnswer { .. } => {
+            "agree again; if it happens again, check the meter's public key and who else answers at its address"
+        }
         Error::PermitRefused { .. }
         | Error::PermitExpired
         | Error::PermitOtherMeter { .. }

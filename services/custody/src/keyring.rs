@@ -101,6 +101,8 @@ pub(crate) struct MeterKeys {
 
 struct Encryption {
     wrapped: Vec<u8>,
+    /// Of the encryption key.
+    generation: u32,
     check_value: Vec<u8>,
     ak: Zeroizing<Vec<u8>>,
 }
@@ -142,6 +144,31 @@ impl MeterKeys {
     /// The authentication key; empty in a context without ciphering.
     pub(crate) fn ak(&self) -> &[u8] {
         self.encryption.as_ref().map_or(&[], |keys| &keys.ak)
+    }
+
+    /// The generation of the encryption key, whose counters its nonces have; 0 in a context without ciphering.
+    pub(crate) fn generation(&self) -> u32 {
+        self.encryption.as_ref().map_or(0, |keys| keys.generation)
+    }
+
+    /// Another encryption key in the place of this one, wrapped, with its check value.
+    pub(crate) fn replace_ek(
+        &mut self,
+        generation: u32,
+        (wrapped, check_value): (Vec<u8>, Vec<u8>),
+    ) {
+        if let Some(keys) = &mut self.encryption {
+            keys.wrapped = wrapped;
+            keys.check_value = check_value;
+            keys.generation = generation;
+        }
+    }
+
+    /// Another authentication key in the place of this one.
+    pub(crate) fn replace_ak(&mut self, ak: Zeroizing<Vec<u8>>) {
+        if let Some(keys) = &mut self.encryption {
+            keys.ak = ak;
+        }
     }
 
     /// Nonce and associated data of an APDU or token. `aad` is complete, and none without authentication.
@@ -294,6 +321,7 @@ impl Keyring {
         let encryption = if need.ciphering {
             Some(Encryption {
                 wrapped: row.wrapped_encryption_key.clone(),
+                generation: row.generations.encryption,
                 check_value: row.check_value.clone(),
                 ak: self.reveal(row, Kind::AuthenticationKey).await?,
             })

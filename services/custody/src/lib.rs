@@ -38,6 +38,7 @@ mod permit;
 mod receive;
 mod restored;
 mod rewrap;
+mod rotation;
 mod seal;
 mod step;
 mod store;
@@ -61,7 +62,7 @@ use tokio::sync::Semaphore;
 use crate::{
     client::Certificates,
     context::Contexts,
-    custody::Custody,
+    custody::{Custody, Rotations},
     keyring::Keyring,
     memory::{Memory, Recall},
     permit::Gate,
@@ -118,11 +119,17 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         },
         shutdown: shutdown.clone(),
         imports: Arc::new(Semaphore::new(IMPORTS_MAX)),
+        rotations: Rotations {
+            openings_max: config.rotation_openings_max,
+            retire: Duration::from_secs(config.rotation_retire_seconds),
+        },
+        agreements: Arc::default(),
     };
     custody.mark_stock().await.map_err(|error| {
         StartError::context("cannot take the fingerprints of stored keys", error)
     })?;
     tasks.spawn("counters", custody.clone().watch_counters(shutdown.clone()));
+    tasks.spawn("retired keys", custody.clone().sweep(shutdown.clone()));
     let limit = config.server.max_message_bytes;
     let server = Server::new("custody", &config.server)?
         .add(KeyServiceServer::new(custody.clone()).max_decoding_message_size(limit))

@@ -27,6 +27,20 @@ pub(crate) struct Allowed {
     pub(crate) asked: Asked,
     /// 0 for a GET that may be repeated until the permit expires.
     pub(crate) max_uses: u32,
+    /// Of a change of keys: the parameter as the permit has it. `asked` then holds the real one, and is the one command of
+    /// its kind that is ciphered.
+    pub(crate) named: Option<Vec<u8>>,
+}
+
+impl Allowed {
+    /// The command as the permit names it: all that the trail is told.
+    pub(crate) fn as_permitted(&self) -> Asked {
+        let mut asked = self.asked.clone();
+        if let Some(named) = &self.named {
+            asked.parameter.clone_from(named);
+        }
+        asked
+    }
 }
 
 /// A permit that held when it was checked.
@@ -152,6 +166,7 @@ fn allowed(command: &Command) -> Result<Allowed, Error> {
             selection: command.selection.clone(),
         },
         max_uses: command.max_uses,
+        named: None,
     })
 }
 

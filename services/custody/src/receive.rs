@@ -45,6 +45,7 @@ use crate::{
     keyring::{MeterKeys, Sender, Under, curve, split_tag},
     outstanding::Answer,
     own,
+    store::CounterOf,
     terms::Space,
     trail,
 };
@@ -109,9 +110,16 @@ impl Custody {
             return refused("a notification comes after the association is open");
         }
         let answer = state.outstanding.answered(apdu)?;
+        self.rekeyed(context, state, apdu).await?;
         if context.terms.mechanism == Mechanism::Low {
             let counted = space == Space::Global && context.terms.is_authentic();
-            if counted
+            let initiated = answer == Answer::Initiated && state.stage == Stage::Initiated;
+            // Under a new key nothing was ever recorded: whatever is authentic, the meter made with it.
+            let new = matches!(context.counter_of, CounterOf::Other { .. });
+            if new && initiated {
+                self.proven(context, Some(counter)).await?;
+            } else if counted
+                && !new
                 && !self
                     .store
                     .raise_received(&context.permit.meter_id, context.fence, counter)
@@ -119,7 +127,10 @@ impl Custody {
             {
                 return Err(OLD_COUNTER);
             }
-            if answer == Answer::Initiated && state.stage == Stage::Initiated {
+            if initiated {
+                if !new {
+                    self.proven(context, Some(counter)).await?;
+                }
                 state.stage = Stage::Open;
             }
         } else if context.encryption_alone
@@ -283,8 +294,11 @@ impl Custody {
             self.refused(&context.permit, &[], &Error::AnswerWrong);
             return Err(Error::AnswerWrong);
         };
+        let received = believed(&context, &state, proof);
+        let stored = self.proven(&context, received).await?;
         // A newer context, wherever it is, may have answered our challenge (HLS 3 and 4): then this one has ended.
-        match believed(&context, &state, proof) {
+        match received {
+            _ if stored => {}
             Some(received) => self.believe(&context, received).await?,
             None => {
                 let meter_id = &context.permit.meter_id;

@@ -124,7 +124,7 @@ impl KeyRow {
     }
 }
 
-fn bound(version: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn bound(version: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     let mut bound = version.to_vec();
     for part in parts {
         // Each part after its length: no two rows have the same octets.

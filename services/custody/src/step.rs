@@ -168,6 +168,7 @@ fn first_block(
         let reply = [Allowed {
             asked: apdu::reply_to_hls(token),
             max_uses: 0,
+            named: None,
         }];
         if let ([head], false) = (heads, list)
             && head.same_target(&reply[0].asked)

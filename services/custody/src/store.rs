@@ -11,6 +11,7 @@ mod keys;
 mod outbox;
 mod permits;
 mod rewrap;
+mod rotations;
 mod stock;
 
 use kit::sql::{Migration, Pool};
@@ -22,6 +23,7 @@ pub(crate) use self::{
     keys::{Generations, KeyRow, KeyState, Placed},
     outbox::Pending,
     permits::Use,
+    rotations::{Activation, Beginning, GenerationRow, RotationRow, RotationState},
     stock::{Arrival, Filter},
 };
 use crate::error::Error;
@@ -68,6 +70,12 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         version: 7,
         name: "counter floors",
         sql: include_str!("../migrations/0007_counter_floors.sql"),
+    },
+    // What is sent in a rotation, and where it stands: one at a time for each meter.
+    Migration {
+        version: 8,
+        name: "rotations",
+        sql: include_str!("../migrations/0008_rotations.sql"),
     },
 ];
 

@@ -7,7 +7,7 @@
 //! than the longest value of the permit.
 
 use crate::{
-    apdu::{Asked, Block, Service, forbidden},
+    apdu::{Asked, Block, Service, forbidden_but_rekeying},
     error::Error,
     permit::Allowed,
 };
@@ -150,9 +150,7 @@ fn candidates(
     list: bool,
     allowed: &[Allowed],
 ) -> Result<Vec<(usize, Vec<u8>)>, Error> {
-    if let Some(why) = forbidden(head) {
-        return Err(Error::ApduForbidden { why });
-    }
+    let rekeying = forbidden_but_rekeying(head, allowed)?;
     let parameter = |asked: &Asked| match list {
         true => asked.listed_parameter().to_vec(),
         false => asked.parameter.clone(),
@@ -160,7 +158,7 @@ fn candidates(
     let found: Vec<_> = allowed
         .iter()
         .enumerate()
-        .filter(|(_, allowed)| head.same_target(&allowed.asked))
+        .filter(|(_, it)| head.same_target(&it.asked) && (!rekeying || it.named.is_some()))
         .map(|(index, allowed)| (index, parameter(&allowed.asked)))
         // What has no parameter is not sent in blocks.
         .filter(|(_, parameter)| !parameter.is_empty())

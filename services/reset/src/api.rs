@@ -3,6 +3,7 @@
 mod access;
 mod parse;
 mod resets;
+mod rotations;
 mod watch;
 
 use std::sync::Arc;
@@ -11,13 +12,14 @@ use kit::Shutdown;
 use latchkey_proto::audit::v1::{Command, Entry, Purpose, Tier};
 use tonic::Status;
 
-use crate::{crew::Crew, denials::Denials, driver::Deps, error::Error, office};
+use crate::{crew::Crew, denials::Denials, driver::Deps, error::Error, office, rotation::Clerk};
 
 /// Both services.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) deps: Arc<Deps>,
     pub(crate) crew: Crew,
+    pub(crate) clerk: Clerk,
     pub(crate) denials: Denials,
     pub(crate) shutdown: Shutdown,
 }
@@ -44,9 +46,12 @@ impl Api {
             | Error::ProfileUnknown { .. }
             | Error::RequestReused(_)
             | Error::ResetUnderWay { .. }
+            | Error::RotationUnderWay { .. }
             | Error::DoesNotFit(_)
             | Error::NotATier => true,
             Error::ResetUnknown(_)
+            | Error::RotationUnknown(_)
+            | Error::RotationOver(_)
             | Error::PastPivot(_)
             | Error::Over(_)
             | Error::NoAnswer { .. }

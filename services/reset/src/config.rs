@@ -48,6 +48,13 @@ pub struct Config {
     /// How long a meter may take to answer the command, in milliseconds: 1..120000. Default 15,000.
     #[serde(default = "act_timeout_ms")]
     pub act_timeout_ms: u32,
+    /// Attempts to change a meter's keys before it is left as it is, or a person is called: 1..20. Default 4.
+    #[serde(default = "rotation_attempts_max")]
+    pub rotation_attempts_max: u32,
+    /// Wait after the first attempt that came to nothing, in seconds; it doubles with each, up to an hour: 1..3600.
+    /// Default 60.
+    #[serde(default = "rotation_retry_seconds")]
+    pub rotation_retry_seconds: u64,
 }
 
 impl Config {
@@ -97,6 +104,14 @@ impl ServiceConfig for Config {
                 (1..=120_000).contains(&self.act_timeout_ms),
                 "act_timeout_ms must be 1..120000",
             ),
+            (
+                (1..=20).contains(&self.rotation_attempts_max),
+                "rotation_attempts_max must be 1..20",
+            ),
+            (
+                (1..=3_600).contains(&self.rotation_retry_seconds),
+                "rotation_retry_seconds must be 1..3600",
+            ),
         ];
         if let Some((_, message)) = rules.iter().find(|(holds, _)| !holds) {
             return Err(ConfigError::msg(*message));
@@ -129,6 +144,14 @@ fn concurrency() -> usize {
 
 fn permit_lifetime_seconds() -> u32 {
     1_800
+}
+
+fn rotation_attempts_max() -> u32 {
+    4
+}
+
+fn rotation_retry_seconds() -> u64 {
+    60
 }
 
 fn act_timeout_ms() -> u32 {

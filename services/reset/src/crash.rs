@@ -29,6 +29,18 @@ kit::crash_points! {
     BEFORE_COMMIT = "reset.commit.before";
     /// A new state is stored, its effect has not begun.
     AFTER_COMMIT = "reset.commit.after";
+    /// A rotation is wanted, its row is not there.
+    BEFORE_CREATE_ROTATION = "reset.rotation.before_create";
+    /// The row of a new rotation is there, nobody carries it on.
+    AFTER_CREATE_ROTATION = "reset.rotation.after_create";
+    /// A rotation has its permit, the attempt has not begun.
+    BEFORE_ROTATE = "reset.rotation.before_attempt";
+    /// An attempt has come to something, the row does not say what.
+    AFTER_ROTATE = "reset.rotation.after_attempt";
+    /// A new state of a rotation is about to be stored.
+    BEFORE_COMMIT_ROTATION = "reset.rotation.before_commit";
+    /// A new state of a rotation is stored, its effect has not begun.
+    AFTER_COMMIT_ROTATION = "reset.rotation.after_commit";
     /// An entry is owed to the trail.
     BEFORE_RECORD = "reset.record.before";
     /// An entry is in the trail, its receipt is not stored.

@@ -34,6 +34,20 @@ pub enum Error {
         /// Its reset.
         reset_id: String,
     },
+    /// There is no such rotation.
+    #[error("rotation {0} is unknown")]
+    RotationUnknown(String),
+    /// The meter has another rotation of keys.
+    #[error("meter {meter_id} has a rotation of keys under way: {rotation_id}")]
+    RotationUnderWay {
+        /// The meter.
+        meter_id: String,
+        /// Its rotation.
+        rotation_id: String,
+    },
+    /// It is over.
+    #[error("rotation {0} is over")]
+    RotationOver(String),
     /// The command may have left.
     #[error("reset {0} can no longer be cancelled: its command may have been sent")]
     PastPivot(String),
@@ -90,10 +104,14 @@ impl Fault for Error {
     fn code(&self) -> Code {
         match self {
             Self::Invalid(_) => Code::InvalidArgument,
-            Self::MeterUnknown(_) | Self::ResetUnknown(_) => Code::NotFound,
+            Self::MeterUnknown(_) | Self::ResetUnknown(_) | Self::RotationUnknown(_) => {
+                Code::NotFound
+            }
             Self::RequestReused(_) => Code::AlreadyExists,
             Self::ProfileUnknown { .. }
             | Self::ResetUnderWay { .. }
+            | Self::RotationUnderWay { .. }
+            | Self::RotationOver(_)
             | Self::PastPivot(_)
             | Self::Over(_)
             | Self::DoesNotFit(_)
@@ -112,6 +130,9 @@ impl Fault for Error {
             Self::ResetUnknown(_) => "RESET_UNKNOWN",
             Self::RequestReused(_) => "REQUEST_ID_REUSED",
             Self::ResetUnderWay { .. } => "RESET_UNDER_WAY",
+            Self::RotationUnknown(_) => "ROTATION_UNKNOWN",
+            Self::RotationUnderWay { .. } => "ROTATION_UNDER_WAY",
+            Self::RotationOver(_) => "ROTATION_OVER",
             Self::PastPivot(_) => "PAST_POINT_OF_NO_RETURN",
             Self::Over(_) => "RESET_OVER",
             Self::DoesNotFit(_) => "DOES_NOT_FIT",
@@ -135,6 +156,8 @@ impl Fault for Error {
             Self::ResetUnknown(_) => "look for it with `latchkey resets list --meter ID`",
             Self::RequestReused(_) => "choose a new request_id for a new reset",
             Self::ResetUnderWay { .. } => "watch that reset, or cancel it if it has not acted yet",
+            Self::RotationUnknown(_) => "look for it with `latchkey keys rotations --meter ID`",
+            Self::RotationUnderWay { .. } => "watch that rotation until its verdict",
             Self::PastPivot(_) => "wait for its verdict",
             Self::DoesNotFit(_) => {
                 "correct link_mtu or the HDLC options of the meter in the directory, or reset it on the spot"
@@ -142,7 +165,12 @@ impl Fault for Error {
             Self::NotATier => "use the operations of the meter's reset profile",
             Self::NoAnswer { .. } => "check the meter's power and network, then try again",
             Self::Stopping => "try again when it runs",
-            Self::Over(_) | Self::Upstream(_) | Self::Store(_) | Self::Row(_) | Self::Stolen(_) => {
+            Self::Over(_)
+            | Self::RotationOver(_)
+            | Self::Upstream(_)
+            | Self::Store(_)
+            | Self::Row(_)
+            | Self::Stolen(_) => {
                 return None;
             }
         };

@@ -33,6 +33,7 @@ mod office;
 mod orders;
 mod plan;
 mod profile;
+mod rotation;
 mod store;
 
 use std::sync::Arc;
@@ -40,13 +41,15 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use kit::{Listener, Server, Shutdown, StartError, Tasks, Trail};
 use latchkey_proto::reset::v1::{
-    meter_access_service_server::MeterAccessServiceServer, reset_service_server::ResetServiceServer,
+    key_rotation_service_server::KeyRotationServiceServer,
+    meter_access_service_server::MeterAccessServiceServer,
+    reset_service_server::ResetServiceServer,
 };
 use tokio::sync::Semaphore;
 
 use crate::{
     api::Api, crew::Crew, denials::Denials, driver::Deps, meter::Meters, office::Office,
-    profile::Profiles, store::Store,
+    profile::Profiles, rotation::Clerk, store::Store,
 };
 pub use crate::{config::Config, crash::CRASH_POINTS, error::Error};
 
@@ -82,17 +85,21 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     });
     let crew = Crew::new(deps.clone(), tasks.clone());
     crew.recover().await?;
+    let clerk = Clerk::new(deps.clone(), tasks.clone());
+    clerk.recover().await?;
     let denials = Denials::new(deps.store.clone(), deps.office.clone());
     tasks.spawn("denials", denials.clone().run(shutdown.clone()));
     let api = Api {
         deps,
         denials,
         crew,
+        clerk,
         shutdown: shutdown.clone(),
     };
     let limit = server.max_message_bytes;
     let served = Server::new("reset", &server)?
         .add(ResetServiceServer::new(api.clone()).max_decoding_message_size(limit))
+        .add(KeyRotationServiceServer::new(api.clone()).max_decoding_message_size(limit))
         .add(MeterAccessServiceServer::new(api).max_decoding_message_size(limit))
         .serve(listener, shutdown)
         .await;

@@ -9,6 +9,7 @@ use latchkey_proto::{
         Delivery, GetMeterRequest, InvokeListRequest, InvokeListResponse, InvokeRequest,
         InvokeResponse, ListForm, Meter, OpenAssociationRequest, OpenAssociationResponse,
         PlanAssociationRequest, PlanAssociationResponse, ReleaseAssociationRequest,
+        RotateKeysRequest, RotateKeysResponse,
         association_service_client::AssociationServiceClient,
         meter_service_client::MeterServiceClient,
     },
@@ -27,6 +28,8 @@ use crate::{
 
 /// Longest wait for an association: connection, AARQ and HLS.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
+/// Openings of one attempt to change keys.
+const OPENINGS: u32 = 5;
 /// How much longer than the meter the association service may take to answer.
 const INVOKE_MARGIN: Duration = Duration::from_secs(10);
 /// Longest wait for the answer to a GET.
@@ -299,6 +302,27 @@ impl Meters {
                 counter: 0,
             },
         }
+    }
+
+    /// One attempt of a rotation of keys.
+    pub(crate) async fn rotate(
+        &self,
+        meter_id: &str,
+        holder: &str,
+        permit: &SignedPermit,
+        timeout_ms: u32,
+    ) -> Result<RotateKeysResponse, Status> {
+        let mut request = Request::new(RotateKeysRequest {
+            meter_id: meter_id.to_owned(),
+            permit: Some(permit.clone()),
+            holder: holder.to_owned(),
+            probe_only: false,
+            answer_timeout_ms: timeout_ms,
+        });
+        let answers = Duration::from_millis(u64::from(timeout_ms)).saturating_mul(3);
+        request.set_timeout(OPEN_TIMEOUT.saturating_mul(OPENINGS) + answers + INVOKE_MARGIN);
+        let response = self.associations.clone().rotate_keys(request).await?;
+        Ok(response.into_inner())
     }
 
     /// Several GETs in one request; `None` if that cannot be, and nothing was sent.

@@ -203,6 +203,14 @@ pub(crate) fn permit_request_id(reset_id: &str, number: u32) -> String {
     )
 }
 
+/// The request id of the permit for an attempt of a rotation: the same after a crash.
+pub(crate) fn rotation_request_id(rotation_id: &str, attempt: u32) -> String {
+    derived(
+        b"latchkey-rotation-permit\n",
+        &[rotation_id.as_bytes(), &attempt.to_be_bytes()],
+    )
+}
+
 /// The request id of a permit for a single command. The auditor knows one caller, this service: an id as a person chose
 /// it could be that of somebody else's request, or of the next permit of a reset, which would then get none.
 pub(crate) fn visit_request_id(principal: &str, request_id: &str) -> String {

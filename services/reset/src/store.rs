@@ -3,6 +3,8 @@
 //! A transition is one transaction: the machine's new state, the lines of its story, its readings, and what it owes to
 //! the trail. Its effect begins after the commit. `version` keeps a second process from driving the same reset.
 
+mod rotations;
+
 use kit::{
     clock, crash_point,
     sql::{Migration, Pool, unique_violation},
@@ -10,6 +12,7 @@ use kit::{
 use machine::{Event, Mark, Moment, Reset, Snapshot, Tier};
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
+pub(crate) use self::rotations::CreatedRotation;
 use crate::{crash, error::Error};
 
 /// The schema.
@@ -23,6 +26,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         version: 2,
         name: "denials",
         sql: include_str!("../migrations/0002_denials.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "rotations",
+        sql: include_str!("../migrations/0003_rotations.sql"),
     },
 ];
 

@@ -4,6 +4,7 @@ use dlms::{CipherFailure, Data, agreement::KeyAgreement, cosem::security_setup::
 
 use crate::{
     device::Device,
+    fault::FaultKind,
     logs::code,
     objects::{View, result},
 };
@@ -12,6 +13,7 @@ impl Device {
     /// Method 2, `key_transfer`: keys wrapped with the master key, all or none. They come into force when the
     /// association ends: the answer still goes out under the old ones.
     pub(crate) fn transfer_keys(&mut self, parameter: Option<&Data>) -> Result<(), u8> {
+        self.take_keys()?;
         let keys = KEY_TRANSFER
             .read(parameter)
             .map_err(|_| result::TYPE_UNMATCHED)?;
@@ -23,12 +25,20 @@ impl Device {
 
     /// Method 3, `key_agreement`: each key by two ephemeral ones, signed by their owners (2e0s). As above.
     pub(crate) fn agree_keys(&mut self, parameter: Option<&Data>) -> Result<Data, u8> {
+        self.take_keys()?;
         let suite = self.cipher.suite();
         let items = parameter.and_then(|items| KeyAgreement::from_data(suite, items).ok());
         let items = items.filter(|items| !items.is_empty());
         let items = items.ok_or(result::TYPE_UNMATCHED)?;
         let answers = self.cipher.accept(&items).map_err(refusal)?;
         Ok(KeyAgreement::to_data(&answers))
+    }
+
+    fn take_keys(&mut self) -> Result<(), u8> {
+        match self.fault.strikes(FaultKind::RekeyRefused) {
+            true => Err(result::READ_WRITE_DENIED),
+            false => Ok(()),
+        }
     }
 
     /// An association of this client has ended, whichever way. Only the one that ciphers can have brought keys.

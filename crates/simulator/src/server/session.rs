@@ -204,6 +204,18 @@ impl Running {
         }
         let now = self.now();
         let response = respond(&mut self.device, talk.view, request, now);
+        if changes_keys(request) {
+            if self.device.fault.strikes(FaultKind::RekeyForgotten) {
+                self.device.cipher.forget();
+            }
+            if self.device.fault.strikes(FaultKind::LostRekeyAck) {
+                self.device.tell(Happening::Dropped {
+                    what: "answer",
+                    why: "fault lost-rekey-ack".into(),
+                });
+                return Some("link lost");
+            }
+        }
         if self.device.has_accepted() {
             let lost = self.device.fault.strikes(FaultKind::LostAck);
             if lost {
@@ -226,13 +238,19 @@ impl Running {
 
     /// Plays a request that was lost on its way: the meter knows nothing of it, not even its counter.
     fn lose_request(&mut self, request: &Request) -> Option<Reason> {
-        if !self.device.is_reset(request) || !self.device.fault.strikes(FaultKind::LostRequest) {
+        let fault = &mut self.device.fault;
+        let why = if changes_keys(request) && fault.strikes(FaultKind::LostRekeyRequest) {
+            "fault lost-rekey-request"
+        } else if self.device.is_reset(request) && self.device.fault.strikes(FaultKind::LostRequest)
+        {
+            "fault lost-request"
+        } else {
             return None;
-        }
+        };
         self.device.cipher.unreceive();
         self.device.tell(Happening::Dropped {
             what: "request",
-            why: "fault lost-request".into(),
+            why: why.into(),
         });
         Some("link lost")
     }
@@ -292,6 +310,11 @@ impl Running {
         });
         None
     }
+}
+
+/// `key_transfer` or `key_agreement` of a security setup.
+fn changes_keys(request: &Request) -> bool {
+    matches!(request, Request::Action { method, .. } if method.class_id == 64 && [2, 3].contains(&method.index))
 }
 
 /// exception-response, service-not-allowed, operation-not-possible.

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use kit::{check, peer};
-use latchkey_proto::association::v1::{
-    InvokeListRequest, InvokeListResponse, InvokeRequest, InvokeResponse, OpenAssociationRequest,
-    OpenAssociationResponse, PlanAssociationRequest, PlanAssociationResponse,
-    ReleaseAssociationRequest, ReleaseAssociationResponse,
-    association_service_server::AssociationService,
+use latchkey_proto::{
+    association::v1::{
+        InvokeListRequest, InvokeListResponse, InvokeRequest, InvokeResponse,
+        OpenAssociationRequest, OpenAssociationResponse, PlanAssociationRequest,
+        PlanAssociationResponse, ReleaseAssociationRequest, ReleaseAssociationResponse,
+        RotateKeysRequest, RotateKeysResponse, association_service_server::AssociationService,
+    },
+    audit::v1::SignedPermit,
+    custody::v1::RotationKeys,
 };
 use tonic::{Request, Response, Status};
 
@@ -18,6 +22,7 @@ use crate::{
     lease::Holder,
     plan::Plan,
     proposal::{Manner, conformance},
+    rotation::Attempt,
     store::Store,
 };
 
@@ -45,6 +50,31 @@ impl AssociationApi {
     }
 }
 
+/// What every association is asked for with; the permit.
+fn asked(
+    meter_id: &str,
+    holder: &str,
+    permit: Option<SignedPermit>,
+) -> Result<SignedPermit, Error> {
+    let mut wrong = Vec::new();
+    for (field, result) in [
+        ("meter_id", check::meter_id(meter_id)),
+        ("holder", check::text(holder, 1, 64)),
+    ] {
+        wrong.extend(result.err().map(|why| (field.to_owned(), why)));
+    }
+    let permit = permit.filter(|permit| permit.body.len() <= PERMIT_MAX);
+    if permit.is_none() {
+        wrong.push((
+            "permit".to_owned(),
+            "is required, with a body of at most 64 KiB".to_owned(),
+        ));
+    }
+    permit
+        .filter(|_| wrong.is_empty())
+        .ok_or(Error::Invalid(wrong))
+}
+
 #[tonic::async_trait]
 impl AssociationService for AssociationApi {
     async fn open_association(
@@ -53,25 +83,7 @@ impl AssociationService for AssociationApi {
     ) -> Result<Response<OpenAssociationResponse>, Status> {
         let peer = peer(&request);
         let request = request.into_inner();
-        let mut wrong = Vec::new();
-        for (field, result) in [
-            ("meter_id", check::meter_id(&request.meter_id)),
-            ("holder", check::text(&request.holder, 1, 64)),
-        ] {
-            wrong.extend(result.err().map(|why| (field.to_owned(), why)));
-        }
-        let permit = request
-            .permit
-            .filter(|permit| permit.body.len() <= PERMIT_MAX);
-        if permit.is_none() {
-            wrong.push((
-                "permit".to_owned(),
-                "is required, with a body of at most 64 KiB".to_owned(),
-            ));
-        }
-        let Some(permit) = permit.filter(|_| wrong.is_empty()) else {
-            return Err(Error::Invalid(wrong).into());
-        };
+        let permit = asked(&request.meter_id, &request.holder, request.permit)?;
         let meter = self.store.by_id(&request.meter_id).await?;
         let meter = meter.ok_or(Error::MeterUnknown(request.meter_id))?;
         let holder = Holder {
@@ -83,6 +95,7 @@ impl AssociationService for AssociationApi {
             permit,
             holder,
             public_client: request.public_client,
+            rotation_keys: RotationKeys::Unspecified,
         };
         let (association_id, opened) = self.associations.open(order).await?;
         Ok(Response::new(OpenAssociationResponse {
@@ -92,6 +105,30 @@ impl AssociationService for AssociationApi {
             server_max_receive_pdu_size: opened.server_max_pdu.into(),
             client_max_receive_pdu_size: opened.client_max_pdu.into(),
         }))
+    }
+
+    async fn rotate_keys(
+        &self,
+        request: Request<RotateKeysRequest>,
+    ) -> Result<Response<RotateKeysResponse>, Status> {
+        let peer = peer(&request);
+        let request = request.into_inner();
+        let permit = asked(&request.meter_id, &request.holder, request.permit)?;
+        let answer_timeout = self.answer_timeout(request.answer_timeout_ms)?;
+        let meter = self.store.by_id(&request.meter_id).await?;
+        let meter = meter.ok_or(Error::MeterUnknown(request.meter_id))?;
+        let attempt = Attempt {
+            associations: self.associations.clone(),
+            meter,
+            permit,
+            holder: Holder {
+                peer,
+                name: request.holder,
+            },
+            answer_timeout,
+            probe_only: request.probe_only,
+        };
+        Ok(Response::new(Box::pin(attempt.run()).await?))
     }
 
     async fn invoke_list(

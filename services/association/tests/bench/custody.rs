@@ -316,6 +316,20 @@ impl CipherService for Custody {
         Ok(Response::new(CloseContextResponse {}))
     }
 
+    async fn begin_rotation(
+        &self,
+        _: Request<pb::BeginRotationRequest>,
+    ) -> Result<Response<pb::BeginRotationResponse>, Status> {
+        unreachable!("keys are changed with a real custody")
+    }
+
+    async fn get_rotation(
+        &self,
+        _: Request<pb::GetRotationRequest>,
+    ) -> Result<Response<pb::GetRotationResponse>, Status> {
+        unreachable!("keys are changed with a real custody")
+    }
+
     async fn get_permit_use(
         &self,
         _: Request<GetPermitUseRequest>,

@@ -84,6 +84,7 @@ fn parse(line: &str) -> (Purpose, Tier, Vec<Command>) {
         "connect" => Purpose::Connect,
         "read" => Purpose::Read,
         "reset" => Purpose::Reset,
+        "rekey" => Purpose::Rekey,
         other => panic!("{other}"),
     };
     let tiers = [Tier::Unspecified, Tier::Soft, Tier::Warm, Tier::Cold];
@@ -183,6 +184,30 @@ fn whoever_guards_does_not_command_even_with_a_second_role() {
         let (ids, _) = denial(policy.decide(RESET, person(&roles), &plan));
         assert_eq!(ids, ["guards-never-command"]);
     }
+}
+
+#[test]
+fn keys_are_changed_for_security_administrators_by_the_service_that_presents() {
+    let policy = policy();
+    let commands = [act("64/0.0.43.0.0.255", 2, &[0x09, 0x10])];
+    let plan = plan(Purpose::Rekey, Tier::Unspecified, &commands);
+    let allowed = policy.decide(RESET, person(&["security-admin"]), &plan);
+    let by = ["rekey-decided", "rekey-presented"].map(str::to_owned);
+    assert_eq!(allowed, Decision::Allowed(by.into()));
+    for roles in [
+        &["operator"][..],
+        &["reset"],
+        &["security-auditor"],
+        &["operator", "security-admin"],
+        &["security-admin", "security-auditor"],
+    ] {
+        denial(policy.decide(RESET, person(roles), &plan));
+    }
+    let stranger = Subject {
+        roles: &["security-admin"],
+        ..RESET
+    };
+    denial(policy.decide(stranger, person(&["security-admin"]), &plan));
 }
 
 #[test]

@@ -75,7 +75,11 @@ fn allowed() -> Vec<Allowed> {
         },
     ]
     .into_iter()
-    .map(|asked| Allowed { asked, max_uses: 1 })
+    .map(|asked| Allowed {
+        asked,
+        max_uses: 1,
+        named: None,
+    })
     .collect()
 }
 
@@ -250,6 +254,7 @@ fn no_permit_helps(apdus: &[(&str, Vec<u8>)]) {
         let rotten = [Allowed {
             asked: asked.clone(),
             max_uses: 1,
+            named: None,
         }];
         assert!(
             matches!(
@@ -477,6 +482,7 @@ fn no_parameter_in_a_list_is_null() {
     let allowed = [Allowed {
         asked: bare,
         max_uses: 1,
+        named: None,
     }];
     for apdu in lists(vec![act(1, name, 1, None)]) {
         let Parsed::Commands { list, asked, .. } = parse(&apdu).unwrap() else {
@@ -518,7 +524,8 @@ fn nothing_asked_is_printed() {
         "{asked:?} {:?}",
         Allowed {
             asked: asked.clone(),
-            max_uses: 1
+            max_uses: 1,
+            named: None,
         }
     );
     assert!(

@@ -1,13 +1,19 @@
 //! `latchkey.custody.v1.CipherService`.
 
-use dlms::{KeyChoice, Protection, SecurityControl, Suite, agreement::AlgorithmId};
+use dlms::{
+    KeyChoice, Protection, SecurityControl, Suite,
+    agreement::{AlgorithmId, KeyId},
+};
 use kit::{PeerName, clock};
 use latchkey_proto::custody::v1::{
-    AlgorithmId as PbAlgorithmId, AnswerChallengeRequest, AnswerChallengeResponse, CipherRequest,
-    CloseContextRequest, CloseContextResponse, GetPermitUseRequest, GetPermitUseResponse, KeyInfo,
-    OpenContextRequest, OpenContextResponse, PermitUse, ProtectRequest, ProtectResponse,
-    Protection as PbProtection, Security, SecurityPolicy, UnprotectRequest, UnprotectResponse,
-    VerifyAnswerRequest, VerifyAnswerResponse, cipher_service_server::CipherService,
+    AlgorithmId as PbAlgorithmId, AnswerChallengeRequest, AnswerChallengeResponse,
+    BeginRotationRequest, BeginRotationResponse, CipherRequest, CloseContextRequest,
+    CloseContextResponse, GetPermitUseRequest, GetPermitUseResponse, GetRotationRequest,
+    GetRotationResponse, KeyInfo, KeyKind, OpenContextRequest, OpenContextResponse, PermitUse,
+    ProtectRequest, ProtectResponse, Protection as PbProtection, Rotation, RotationKeys,
+    RotationState as PbRotationState, Security, SecurityPolicy, UnprotectRequest,
+    UnprotectResponse, VerifyAnswerRequest, VerifyAnswerResponse,
+    cipher_service_server::CipherService,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,6 +24,8 @@ use super::{
 use crate::{
     custody::{Custody, Wanted},
     error::Error,
+    rotation::Which,
+    store::{RotationRow, RotationState},
     terms::Terms,
 };
 
@@ -100,6 +108,42 @@ impl CipherService for Custody {
         Ok(Response::new(CloseContextResponse {}))
     }
 
+    async fn begin_rotation(
+        &self,
+        request: Request<BeginRotationRequest>,
+    ) -> Result<Response<BeginRotationResponse>, Status> {
+        let peer = kit::peer(&request);
+        let asked = request.into_inner();
+        let mut violations = Violations::default();
+        violations.check("meter_id", kit::check::meter_id(&asked.meter_id));
+        if asked.permit.is_none() {
+            violations.check("permit", Err("is required".to_owned()));
+        }
+        violations.none()?;
+        let permit = asked.permit.unwrap_or_default();
+        let begun = self.begin_rotation(&peer, &permit, &asked.meter_id).await?;
+        Ok(Response::new(BeginRotationResponse {
+            rotation: Some(rotation(begun.rotation)),
+            send: begun.send,
+            confirm: begun.confirm,
+        }))
+    }
+
+    async fn get_rotation(
+        &self,
+        request: Request<GetRotationRequest>,
+    ) -> Result<Response<GetRotationResponse>, Status> {
+        let rotation_id = request.into_inner().rotation_id;
+        let mut violations = Violations::default();
+        violations.check("rotation_id", kit::check::uuid(&rotation_id));
+        violations.none()?;
+        let row = self.store.rotation(&rotation_id).await?;
+        let row = row.ok_or(Error::RotationUnknown)?;
+        Ok(Response::new(GetRotationResponse {
+            rotation: Some(rotation(row)),
+        }))
+    }
+
     async fn get_permit_use(
         &self,
         request: Request<GetPermitUseRequest>,
@@ -179,8 +223,43 @@ impl Custody {
     }
 }
 
+fn rotation(row: RotationRow) -> Rotation {
+    let kind = |key| match key {
+        KeyId::GlobalUnicastEncryption => KeyKind::GlobalUnicastEncryption,
+        KeyId::GlobalBroadcastEncryption => KeyKind::GlobalBroadcastEncryption,
+        KeyId::GlobalAuthentication => KeyKind::GlobalAuthentication,
+        KeyId::Master => KeyKind::Master,
+    };
+    let state = match row.state {
+        RotationState::New => PbRotationState::New,
+        RotationState::Unsettled => PbRotationState::Unsettled,
+        RotationState::Active => PbRotationState::Active,
+        RotationState::Abandoned => PbRotationState::Abandoned,
+    };
+    Rotation {
+        keys: row.keys.iter().map(|key| kind(key).into()).collect(),
+        state: state.into(),
+        agreed: row.agreed,
+        attempts: row.attempts,
+        unproven_openings: row.openings,
+        detail: row.detail.chars().take(256).collect(),
+        create_time: Some(clock::timestamp(clock::from_micros(row.create_us))),
+        rotation_id: row.rotation_id,
+        meter_id: row.meter_id,
+    }
+}
+
 fn wanted(asked: OpenContextRequest) -> Result<Wanted, Error> {
     let mut violations = Violations::default();
+    let which = match RotationKeys::try_from(asked.rotation_keys) {
+        Ok(RotationKeys::Unspecified) => None,
+        Ok(RotationKeys::Old) => Some(Which::Old),
+        Ok(RotationKeys::New) => Some(Which::New),
+        Err(_) => {
+            violations.check("rotation_keys", Err("is not known here".to_owned()));
+            None
+        }
+    };
     violations.check("meter_id", kit::check::meter_id(&asked.meter_id));
     let security = asked.security.unwrap_or_default();
     let mechanism = mechanism(asked.mechanism());
@@ -205,6 +284,7 @@ fn wanted(asked: OpenContextRequest) -> Result<Wanted, Error> {
         (Some(permit), Some(mechanism), Some(protection), Some(suite)) => Ok(Wanted {
             permit,
             meter_id: asked.meter_id,
+            which,
             terms: Terms {
                 mechanism,
                 protection,

@@ -280,6 +280,7 @@ pub(super) fn render(row: KeyRow) -> MeterKeys {
         next_invocation_counter: row.next_counter.into(),
         create_time: Some(clock::timestamp(clock::from_micros(row.create_us))),
         meter_id: row.meter_id,
+        unsettled_rotation_id: row.rotation_id.unwrap_or_default(),
         client_system_title: row.client_system_title,
         server_system_title: row.server_system_title,
         check_value: row.check_value,

@@ -80,9 +80,10 @@ impl Custody {
         why: &str,
     ) -> Result<KeyRow, Error> {
         held.changeable()?;
-        if held.rotation_id.is_some() {
+        if let Some(rotation) = &held.rotation_id {
             return Err(Error::KeysUnsettled {
                 meter: changed.meter_id,
+                rotation: rotation.clone(),
             });
         }
         let story = format!("keys changed: {}; {why}", differences(held, &changed));

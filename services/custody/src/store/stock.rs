@@ -141,6 +141,15 @@ impl Store {
             .bind(clock::micros(clock::now()))
             .execute(&mut *tx)
             .await?;
+            sqlx::query(
+                "UPDATE rotations SET state = 'abandoned', detail = $3, sealed_send = $2, sealed_confirm = $2 \
+                 WHERE meter_id = $1 AND state IN ('new', 'unsettled')",
+            )
+            .bind(row.meter_id.as_str())
+            .bind([].as_slice())
+            .bind("the meter's keys were destroyed")
+            .execute(&mut *tx)
+            .await?;
         }
         enqueue(&mut tx, entry).await?;
         tx.commit().await?;

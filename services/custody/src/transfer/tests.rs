@@ -25,6 +25,7 @@ fn allowed() -> Vec<Allowed> {
     let with = |head: Asked, parameter| Allowed {
         asked: Asked { parameter, ..head },
         max_uses: 1,
+        named: None,
     };
     let write = || head(Service::Set, 1, CLOCK, 2);
     vec![
@@ -135,6 +136,7 @@ fn what_the_blocks_are_of_is_in_the_first() {
             ..rotten.clone()
         },
         max_uses: 1,
+        named: None,
     }];
     let refused = Transfer::new(1, false, &[rotten], &allowed).unwrap_err();
     assert!(matches!(refused, Error::ApduForbidden { .. }));

@@ -188,6 +188,7 @@ impl Talk {
             mechanism: mechanism(how.mechanism).into(),
             protection: protection(how.protection).into(),
             security: Some(security(meter.suite, how)),
+            rotation_keys: 0,
         };
         let (association, opened) = Association::open_as(&house.custody, request).await?;
         Ok(Self {

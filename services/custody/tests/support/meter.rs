@@ -174,6 +174,7 @@ impl Association {
             mechanism: how.0.into(),
             protection: how.1.into(),
             security: None,
+            rotation_keys: 0,
         };
         Self::open_as(custody, request).await.map(|(it, _)| it)
     }

@@ -109,8 +109,7 @@ impl Bed {
             ca_file,
             ..
         } = self.pki.leaf("latchkey/custody");
-        let (certificate_file, key_file) =
-            certificate_file.zip(key_file).expect("both are files");
+        let (certificate_file, key_file) = certificate_file.zip(key_file).expect("both are files");
         let key = self.dir.join("permit.key");
         std::fs::write(&key, hex::encode(self.auditor.permit_key().octets())).expect("written");
         let text = format!(

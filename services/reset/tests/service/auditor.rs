@@ -79,7 +79,7 @@ impl Office {
             .iter()
             .filter(|command| command.service() != CommandService::Get)
             .count();
-        let reset = request.purpose() == Purpose::Reset;
+        let reset = matches!(request.purpose(), Purpose::Reset | Purpose::Rekey);
         if (self.deny && reset) || (acts > 0 && !reset) {
             self.append(about(EntryKind::Denial));
             return Err(refuse(Code::PermissionDenied, "POLICY_DENIED"));

@@ -15,10 +15,11 @@ use latchkey_proto::{
         InvokeListResponse, InvokeRequest, InvokeResponse, ListForm, ListMetersRequest,
         ListMetersResponse, Meter, OpenAssociationRequest, OpenAssociationResponse,
         PlanAssociationRequest, PlanAssociationResponse, ReleaseAssociationRequest,
-        ReleaseAssociationResponse, association_service_server::AssociationService,
-        meter_service_server::MeterService,
+        ReleaseAssociationResponse, RotateKeysRequest, RotateKeysResponse,
+        association_service_server::AssociationService, meter_service_server::MeterService,
     },
     audit::v1::{Command, CommandService, Permit, Purpose},
+    custody::v1::{Rotation, RotationState},
 };
 use prost::Message as _;
 use tonic::{Code, Request, Response, Status};
@@ -57,6 +58,17 @@ pub(crate) enum Strike {
     Later,
 }
 
+/// What an attempt to change keys comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Custody says this, and the meter answered this.
+    Told(RotationState, u32),
+    /// The connection breaks.
+    Broken,
+    /// The association service, or custody, says no.
+    Refused(Code, &'static str),
+}
+
 /// What the meter does with lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lists {
@@ -73,6 +85,9 @@ pub(crate) struct World {
     pub(crate) strikes: VecDeque<Strike>,
     pub(crate) executed: u32,
     pub(crate) acts: Vec<Command>,
+    /// What attempts to change keys come to, and how often there was one; the last for ever.
+    pub(crate) rotations: VecDeque<Turn>,
+    pub(crate) turns: u32,
     pub(crate) acted_under: BTreeSet<String>,
     pub(crate) relay_closed: bool,
     pub(crate) image_transfer: u8,
@@ -137,6 +152,8 @@ impl Fake {
             strikes: VecDeque::new(),
             executed: 0,
             acts: Vec::new(),
+            rotations: [Turn::Told(RotationState::Active, 0)].into(),
+            turns: 0,
             acted_under: BTreeSet::new(),
             relay_closed: true,
             image_transfer: 0,
@@ -452,6 +469,40 @@ impl AssociationService for Fake {
             server_max_receive_pdu_size: 1024,
             ..OpenAssociationResponse::default()
         }))
+    }
+
+    async fn rotate_keys(
+        &self,
+        request: Request<RotateKeysRequest>,
+    ) -> Result<Response<RotateKeysResponse>, Status> {
+        let permit = request.into_inner().permit.expect("a permit");
+        let permit = Permit::decode(permit.body.as_slice()).expect("a permit");
+        assert_eq!(permit.purpose(), Purpose::Rekey);
+        let turn = {
+            let mut world = self.world();
+            world.turns += 1;
+            match world.rotations.len() {
+                0 | 1 => *world.rotations.front().expect("a turn"),
+                _ => world.rotations.pop_front().expect("a turn"),
+            }
+        };
+        match turn {
+            Turn::Told(state, result) => Ok(Response::new(RotateKeysResponse {
+                rotation: Some(Rotation {
+                    rotation_id: permit.reset_id,
+                    state: state.into(),
+                    attempts: 1,
+                    detail: "as custody says".to_owned(),
+                    ..Rotation::default()
+                }),
+                delivery: Delivery::Answered.into(),
+                result,
+                invocation_counter: 7,
+                evidence: vec!["as it was seen".to_owned()],
+            })),
+            Turn::Broken => Err(Status::from_error("the connection broke".into())),
+            Turn::Refused(code, reason) => Err(refuse(code, reason)),
+        }
     }
 
     async fn invoke_list(
