@@ -87,10 +87,10 @@ impl std::fmt::Display for KeySet {
 /// A key as the database calls it.
 pub(crate) const fn name_of(key: KeyId) -> &'static str {
     match key {
-        KeyId::GlobalUnicastEncryption => "GUEK",
-        KeyId::GlobalBroadcastEncryption => "GBEK",
-        KeyId::GlobalAuthentication => "GAK",
-        KeyId::Master => "KEK",
+        KeyId::GlobalUnicastEncryption => "encryption",
+        KeyId::GlobalBroadcastEncryption => "broadcast",
+        KeyId::GlobalAuthentication => "authentication",
+        KeyId::Master => "master",
     }
 }
 

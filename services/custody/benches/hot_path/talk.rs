@@ -39,6 +39,7 @@ impl Talk {
             mechanism: Mechanism::HlsGmac.into(),
             protection: Protection::Glo.into(),
             security: None,
+            rotation_keys: 0,
         };
         let opened = lane.client().open_context(request).await.expect("open");
         let opened = opened.into_inner();
