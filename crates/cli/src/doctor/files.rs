@@ -21,11 +21,8 @@ pub(crate) fn identity(who: &str, tls: &Tls, named_in: &Path) -> Vec<Finding> {
     if let Some(file) = &tls.key_file {
         findings.push(secret(&format!("key {who}"), file));
     }
-    if let Some(token) = &tls.token {
-        findings.push(secret(
-            &format!("PIN of the TLS token {who}"),
-            &token.pin_file,
-        ));
+    if let Some(file) = tls.token.as_ref().and_then(|token| token.pin_file.as_ref()) {
+        findings.push(secret(&format!("PIN of the TLS token {who}"), file));
     }
     if let Some(file) = &tls.certificate_file {
         findings.push(certificate(&format!("certificate {who}"), file, None));
