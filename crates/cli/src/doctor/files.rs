@@ -28,8 +28,11 @@ pub(crate) fn identity(who: &str, tls: &Tls, named_in: &Path) -> Vec<Finding> {
         findings.push(certificate(&format!("certificate {who}"), file, None));
     }
     findings.push(certificate(&format!("authority {who}"), &tls.ca_file, None));
-    // A wrong PIN is counted, so it is not tried with a file that others can change.
-    if tls.token.is_some() && findings.iter().any(Finding::is_bad) {
+    // A wrong PIN is counted, so it is not tried with a file that others can change. A credential is the service's alone.
+    let elsewhere = |token: &hsm::TokenConfig| token.pin_file.is_none();
+    if tls.token.is_some() && findings.iter().any(Finding::is_bad)
+        || tls.token.as_ref().is_some_and(elsewhere)
+    {
         return findings;
     }
     let check = format!("identity {who}");
