@@ -47,7 +47,9 @@ async fn every_point(dir: &Path) {
     let state = bed.dir.join("counters");
     let more = format!("lab_import = true\ncounter_block = 2\ncounter_state_file = {state:?}");
     let config = bed.config("process", address, &more);
-    for (number, point) in custody::CRASH_POINTS.iter().enumerate() {
+    // What is not on the way of an act has a test of its own.
+    let on_the_way = |point: &&&str| !point.starts_with("custody.rewrap.");
+    for (number, point) in custody::CRASH_POINTS.iter().filter(on_the_way).enumerate() {
         let meter_id = format!("meter-{number}");
         if point.contains("counters") && point.contains("raise") {
             // Counters are raised at the next start: it remembers nothing of them.

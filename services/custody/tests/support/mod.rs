@@ -34,6 +34,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType}
 use tonic_health::pb::health_client::HealthClient;
 
 pub use auditor::{Auditor, REFUSED, action, get, permit, set};
+
 pub use meter::{AK, Association, CLIENT, Meter, PASSWORD, SERVER, ek, lab_keys, method};
 pub use process::Process;
 
@@ -90,7 +91,12 @@ impl Bed {
             dir.join("so-pin"),
             dir.join("pin"),
         );
-        let plan = hsm::ceremony::Plan::parse(&plan).expect("a good plan");
+        Self::held(dir, &plan, tasks).await
+    }
+
+    /// The same after the ceremony of this plan, which makes the token `custody-test` with the PIN in `pin`.
+    pub async fn held(dir: &Path, plan: &str, tasks: &Tasks) -> Self {
+        let plan = hsm::ceremony::Plan::parse(plan).expect("a good plan");
         hsm::ceremony::run(&plan, "2026-11-22").expect("the ceremony ends well");
         let pki = Pki::new(dir);
         let auditor = Auditor::start(&pki, tasks).await;
