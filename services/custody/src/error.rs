@@ -467,12 +467,8 @@ fn mend(error: &Error) -> Option<&'static str> {
         Error::ChallengeAmbiguous => {
             "open the association again: the meter's next challenge is another; one in some 1,700 is refused so"
         }
-        Error::GenerationUnknown { .. } => {
-            "add the generation at a ceremony, then restart custody; or correct kek_generation in its configuration"
-        }
-        Error::RewrapRunning => "wait for its end, or end the call that began it",
-        Error::RewrapRefused { .. } => {
-            "bring the backup token that custody's keys were born in, with its PIN, and name it in [backup_token]"
+        Error::GenerationUnknown { .. } | Error::RewrapRunning | Error::RewrapRefused { .. } => {
+            mend_generations(error)
         }
         Error::TokenLacks { .. } => {
             "hold a ceremony with a plan that lists the key, on a token that can use it"
@@ -481,6 +477,18 @@ fn mend(error: &Error) -> Option<&'static str> {
         Error::Database(_) => "check the database, then try again",
         Error::RowInvalid { .. } => return None,
     })
+}
+
+fn mend_generations(error: &Error) -> &'static str {
+    match error {
+        Error::GenerationUnknown { .. } => {
+            "add the generation at a ceremony, then restart custody; or correct kek_generation in its configuration"
+        }
+        Error::RewrapRunning => "wait for its end, or end the call that began it",
+        _ => {
+            "bring the backup token that custody's keys were born in, with its PIN, and name it in [backup_token]"
+        }
+    }
 }
 
 impl From<Error> for tonic::Status {

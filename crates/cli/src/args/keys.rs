@@ -21,6 +21,15 @@ pub(crate) enum Keys {
         #[arg(long, value_name = "1|2", value_parser = clap::value_parser!(u8).range(1..=2))]
         suite: u8,
     },
+    /// Bring every meter's keys under another generation of key-encryption keys, while custody serves. Custody's
+    /// configuration must name the backup token, and its PIN must be there. Run again, it goes on where it was.
+    Rewrap {
+        /// The N of kek-ek-N; 0 is the one that new keys are kept under.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        to: u32,
+    },
+    /// Which generations of key-encryption keys there are, and how much is under each.
+    Generations,
     /// Import keys wrapped (RFC 3394) under the token's transport key.
     Import(Box<KeysImport>),
 }

@@ -5,6 +5,7 @@
 mod client;
 mod import;
 mod list;
+mod rewrap;
 
 pub(crate) use client::{ClientKeys, client_keys};
 
@@ -22,6 +23,8 @@ pub(crate) async fn run(
     match verb {
         args::Keys::Generate(args) => import::generate(&args, session, output).await,
         args::Keys::Import(args) => import::import(&args, session, output).await,
+        args::Keys::Rewrap { to } => rewrap::rewrap(to, session, output).await,
+        args::Keys::Generations => rewrap::generations(session, output).await,
         args::Keys::List => list::list(session, output).await,
         args::Keys::Show { meter } => list::show(meter, session, output).await,
         args::Keys::Client { suite } => client::run(suite, session, output).await,
