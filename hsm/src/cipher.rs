@@ -1,5 +1,7 @@
 //! AES-GCM with DLMS's 12-octet tag, GMAC, and the check value.
 
+use cryptoki::context::Function;
+use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::object::ObjectHandle;
@@ -162,12 +164,26 @@ pub(crate) fn decrypt(
     sealed: &[u8],
 ) -> Result<Vec<u8>, Error> {
     let wanted = sealed.len().saturating_sub(gcm.tag);
-    let opened = session.decrypt(&Mechanism::AesGcm(gcm.params()?), key, sealed)?;
+    let opened = match session.decrypt(&Mechanism::AesGcm(gcm.params()?), key, sealed) {
+        // A wrong tag, says one module; that it failed, says another. A wrong tag stays wrong.
+        Err(Pkcs11Error::Pkcs11(code, Function::Decrypt)) if is_ambiguous(code) => {
+            session.decrypt(&Mechanism::AesGcm(gcm.params()?), key, sealed)?
+        }
+        opened => opened?,
+    };
     if opened.len() == wanted {
         Ok(opened)
     } else {
         Err(short("GCM", wanted, opened.len()))
     }
+}
+
+/// Codes that some module returns for a wrong tag, and another for a fault of its own.
+fn is_ambiguous(code: RvError) -> bool {
+    matches!(
+        code,
+        RvError::GeneralError | RvError::DeviceError | RvError::FunctionFailed
+    )
 }
 
 /// AES-CMAC (RFC 4493), 16 octets.

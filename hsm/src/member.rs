@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::health::{Record, TokenHealth};
+use crate::health::{Failure, Record, TokenHealth};
 use crate::login::Shared;
+use crate::module::{Module, Why};
 use crate::pool::{self, Engine, Line};
 use crate::same::Proof;
 use crate::token::{Role, TokenConfig};
@@ -124,10 +125,23 @@ impl Member {
             }
             *next = (Instant::now() + next.1, (next.1 * 2).min(PAUSE_MAX));
         }
-        if let Err(error) = self.open(proof).await {
+        if let Err(error) = self.open_anew(proof).await {
             tracing::warn!(token = self.name, %error, "token cannot be opened");
             self.record.take_out(&self.name, &error);
         }
+    }
+
+    /// A module that was initialised without the token may not see it come: SoftHSM does not.
+    async fn open_anew(&self, proof: Option<&OnceLock<Arc<Proof>>>) -> Result<(), Error> {
+        let path = self.config.module.clone();
+        let again = move || {
+            let module = Module::load(&path)?;
+            module.reinitialise(module.epoch(), Why::Failure)
+        };
+        if self.record.failure() == Some(Failure::Gone) {
+            pool::on_thread(&self.name, self.limit(), again).await?;
+        }
+        self.open(proof).await
     }
 
     /// Has every session do real work with the token's keys.

@@ -30,6 +30,8 @@ pub(crate) struct Module {
     made: AtomicU64,
     planned: AtomicU64,
     forced: AtomicU64,
+    /// When the epoch began: see [`milliseconds`].
+    since: AtomicU64,
 }
 
 /// Why a module is initialised anew.
@@ -68,6 +70,7 @@ impl Module {
             made: AtomicU64::new(0),
             planned: AtomicU64::new(0),
             forced: AtomicU64::new(0),
+            since: AtomicU64::new(milliseconds()),
         });
         *place = Some(Arc::clone(&module));
         Ok(module)
@@ -105,6 +108,12 @@ impl Module {
         }
     }
 
+    /// How long the epoch lasts already.
+    pub(crate) fn age(&self) -> Duration {
+        let since = self.since.load(Ordering::Relaxed);
+        Duration::from_millis(milliseconds().saturating_sub(since))
+    }
+
     /// How often it was initialised anew: as planned, and after failures.
     pub(crate) fn reinitialised(&self) -> (u64, u64) {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -131,6 +140,7 @@ impl Module {
         }
         closed.turn();
         self.made.store(0, Ordering::Relaxed);
+        self.since.store(milliseconds(), Ordering::Relaxed);
         // A module that lost its device may refuse to finalise: initialising decides.
         if let Err(error) = self.context.clone().finalize() {
             tracing::warn!(module = %self.path.display(), %error, "module did not finalise");

@@ -55,7 +55,8 @@ pub struct TokenConfig {
     pub call_timeout_ms: u64,
     /// Objects made in the module after which it is initialised anew to have their memory back, 0 or
     /// 64 and more; 0 never. SoftHSM keeps 245 octets of each until then. Default 262144: at most some
-    /// 64 MiB, or 80 under load. More than twice the keys that are in use at one time.
+    /// 64 MiB, or 80 under load. More than twice the keys that are in use at one time. Not done more
+    /// often than every 100 ms.
     #[serde(default = "default_objects_max")]
     pub objects_max: u64,
 }
@@ -339,7 +340,9 @@ impl Token {
 
     /// The next token and worker in turn, among those that work; if none does, among all.
     fn next(&self) -> (&Member, Option<&Line>) {
+        // Scattered: two kinds of work that alternate must not each get a token of its own.
         let turn = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let turn = turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         let members = &self.0.members;
         let lines = |all: bool| {
             let members = members.iter().filter(move |member| all || member.works());

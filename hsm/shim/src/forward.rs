@@ -171,7 +171,12 @@ pub(crate) fn before(function: &'static str, first: CK_ULONG) -> Order {
             continue;
         }
         match rule.fault {
-            Fault::Return(code) => return Order::Answer(code),
+            Fault::Return(code) => {
+                if code != CKR_OPERATION_ACTIVE {
+                    end_operation(function, first);
+                }
+                return Order::Answer(code);
+            }
             Fault::Hang => hang(rule.id),
             Fault::CloseAll => {
                 if let Some(close) = real().and_then(|real| real.C_CloseAllSessions) {
@@ -191,6 +196,32 @@ pub(crate) fn before(function: &'static str, first: CK_ULONG) -> Order {
         }
     }
     Order::Forward
+}
+
+/// Ends the operation that the function would have ended: an error of it does, says PKCS#11. Any
+/// nonsense will do.
+fn end_operation(function: &str, session: CK_SESSION_HANDLE) {
+    let Some(real) = real() else { return };
+    let end = match function {
+        "C_Encrypt" => real.C_Encrypt,
+        "C_Decrypt" => real.C_Decrypt,
+        "C_Sign" => real.C_Sign,
+        _ => return,
+    };
+    if let Some(end) = end {
+        let (mut data, mut out) = ([0; 1], [0; 1024]);
+        let (length, mut room) = (data.len() as CK_ULONG, out.len() as CK_ULONG);
+        // SAFETY: both buffers are as long as it is told.
+        unsafe {
+            end(
+                session,
+                data.as_mut_ptr(),
+                length,
+                out.as_mut_ptr(),
+                &raw mut room,
+            )
+        };
+    }
 }
 
 /// Changes what the token says of itself.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cryptoki::context::Function;
 use cryptoki::error::RvError;
 use cryptoki::object::ObjectHandle;
-use cryptoki::session::Session;
+use cryptoki::session::{Session, SessionState};
 
 use super::Grave;
 use crate::error::Error;
@@ -139,9 +139,40 @@ impl Engine {
             tracing::warn!(token = self.shared.label, %error, "token failed its check");
             match self.shared.explain(error) {
                 error if error.is_of_token() => error,
-                _ => self.gone(),
+                Error::Refused {
+                    code: code @ RvError::DeviceError,
+                    ..
+                } => self.fault(code),
+                Error::Refused {
+                    code: RvError::OperationActive,
+                    ..
+                } => self.poison(),
+                _ => self.gone_or_logged_out(),
             }
         })
+    }
+
+    /// A module that was logged out, or whose sessions were closed, may say no more than that a key is
+    /// not there.
+    fn gone_or_logged_out(&self) -> Error {
+        let label = self.shared.label.clone();
+        let info = self.session.get_session_info();
+        match info.map(|info| info.session_state()).map_err(Error::from) {
+            Ok(SessionState::RwUser) => self.gone(),
+            Ok(_) => Error::NotLoggedIn { label },
+            Err(error) => match self.shared.explain(error) {
+                lost @ Error::SessionLost { .. } => lost,
+                _ => self.gone(),
+            },
+        }
+    }
+
+    /// The session is in the middle of an operation that nothing ends: it is discarded.
+    fn poison(&self) -> Error {
+        self.poisoned.set(true);
+        Error::SessionLost {
+            label: self.shared.label.clone(),
+        }
     }
 
     fn gone(&self) -> Error {
@@ -158,6 +189,9 @@ impl Engine {
         };
         if let Some(error) = Error::of_code(&self.shared.label, code) {
             return error;
+        }
+        if code == RvError::OperationActive {
+            return self.poison();
         }
         if !matches!(function, Function::Decrypt) || !is_data_error(code) {
             self.poisoned
@@ -181,7 +215,7 @@ impl Engine {
             Err(failed) => match self.shared.explain(failed) {
                 failed if failed.is_of_token() => failed,
                 _ if code == RvError::DeviceError => self.fault(code),
-                _ => self.gone(),
+                _ => self.gone_or_logged_out(),
             },
         }
     }

@@ -77,9 +77,13 @@ impl Worker {
     fn draw_conclusions(&mut self, error: &Error, entered: &Entered<'_>) {
         match error {
             Error::TokenGone { .. } => self.lose(entered.epoch()),
-            // Nothing says that its number is still ours: forgotten, not closed.
+            // Nothing says that its number is still ours: forgotten, not closed; unless it is there, and
+            // in the middle of something.
             Error::SessionLost { .. } => {
                 self.passing += 1;
+                if self.engine.as_ref().is_some_and(Engine::is_poisoned) {
+                    self.close();
+                }
                 self.engine = None;
                 self.shared.doubt_login(entered);
             }
@@ -207,7 +211,8 @@ impl Worker {
         if max == 0 || made < max || (made < last && !quiet) || self.lost.is_some() {
             return;
         }
-        if Instant::now() < self.next_planned {
+        // Each caller must be able to unwrap its key again and use it in the meantime.
+        if module.age() < EPOCH_MIN || Instant::now() < self.next_planned {
             return;
         }
         // The epoch is of the session: if another worker was faster, nothing is done.
@@ -249,6 +254,7 @@ impl Worker {
     }
 }
 
+const EPOCH_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// After so many failures in a row that opening a session or logging in did not end, the module is
