@@ -1,24 +1,27 @@
 //! Key agreement: ECDH in the token, then the key derivation of DLMS.
 //!
-//! The token computes the shared secret Z and keeps it (a generic secret that can be digested and
-//! nothing else). The derivation is one step of a hash, SHA-256 or SHA-384 (00000001 || Z ||
-//! OtherInfo), NIST SP 800-56A section 5.8.2.1 as IEC 62056-5-3 takes it. A token with
-//! CKD_SHA256_KDF_SP800 could make the AES key of it inside; SoftHSM has no KDF but CKD_NULL. So the
-//! token digests Z (C_DigestKey), and the digest passes through the memory of this process: it is
-//! zeroized memory, put into the token at once as a key that cannot be read, and used for one APDU.
-//! Z and the private keys never pass.
+//! The derivation is one step of a hash, SHA-256 or SHA-384 (00000001 || Z || OtherInfo), NIST SP
+//! 800-56A section 5.8.2.1 as IEC 62056-5-3 takes it. A token with CKD_SHA256_KDF_SP800 makes the
+//! AES key of the shared secret Z inside. SoftHSM has no KDF but CKD_NULL: there the token keeps Z
+//! (a generic secret that can be digested and nothing else) and digests it (C_DigestKey); the digest
+//! passes through the memory of this process, zeroized, is put into the token at once as a key that
+//! cannot be read, and is used for one APDU. Only where configuration says so does Z itself pass
+//! ([`KeyDerivation::HostZ`]). Private keys never do.
 
+use aws_lc_rs::digest;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use zeroize::Zeroizing;
 
+use crate::able::{GcmBackend, KeyDerivation};
 use crate::cipher::{self, short};
 use crate::curve::{Curve, point};
 use crate::error::Error;
 use crate::key::{self, KeyHandle, Kind, bare_point};
 use crate::module::making;
+use crate::pool::Engine;
 use crate::secret::{self, used_once};
 use crate::token::Token;
 
@@ -39,7 +42,7 @@ impl Token {
         let label = label.to_owned();
         self.on_any(move |engine| {
             let own = engine.key(&label, Kind::Agree(curve))?;
-            let object = agreement.carry_out(engine.session(), own)?;
+            let object = agreement.carry_out(engine.session(), own, engine.manner(curve))?;
             Ok(engine.hold(object))
         })
         .await
@@ -57,7 +60,7 @@ impl Token {
         self.on_any(move |engine| {
             let (own, public) = ephemeral(engine.session(), curve)?;
             let object = used_once(engine.session(), own, |own| {
-                agreement.carry_out(engine.session(), own)
+                agreement.carry_out(engine.session(), own, engine.manner(curve))
             })?;
             Ok((engine.hold(object), public))
         })
@@ -70,7 +73,7 @@ impl Token {
         cipher::key_length(key.len())?;
         let key = key.clone();
         self.on_any(move |engine| {
-            let object = hold(engine.session(), &key)?;
+            let object = hold(engine.session(), &key, engine.gcm())?;
             Ok(engine.hold(object))
         })
         .await
@@ -105,8 +108,9 @@ impl Agreement {
         &self,
         session: &Session,
         own: ObjectHandle,
+        (derivation, gcm): Manner,
     ) -> Result<ObjectHandle, Error> {
-        self.carry_out_as(session, own, key::working_key())
+        self.carry_out_as(session, own, (derivation, key::working_key(gcm)))
     }
 
     /// The agreed AES key as an object of the session with these attributes.
@@ -114,8 +118,37 @@ impl Agreement {
         &self,
         session: &Session,
         own: ObjectHandle,
-        template: Vec<Attribute>,
+        (derivation, template): (KeyDerivation, Vec<Attribute>),
     ) -> Result<ObjectHandle, Error> {
+        let derived = match derivation {
+            KeyDerivation::TokenSp800 => return self.inside(session, own, template),
+            KeyDerivation::DigestKey => self.digested(session, own)?,
+            KeyDerivation::HostZ => self.outside(session, own)?,
+        };
+        let key = derived.get(..self.curve.agreed());
+        let key = key.ok_or_else(|| short("the hash", self.curve.agreed(), derived.len()))?;
+        key::create_with_value(session, template, key)
+    }
+
+    /// The token derives Z and makes the AES key of it.
+    fn inside(
+        &self,
+        session: &Session,
+        own: ObjectHandle,
+        mut template: Vec<Attribute>,
+    ) -> Result<ObjectHandle, Error> {
+        let kdf = match self.curve {
+            Curve::P256 => EcKdf::sha256_sp800(&self.other_info),
+            Curve::P384 => EcKdf::sha384_sp800(&self.other_info),
+        };
+        let ecdh = Ecdh1DeriveParams::new(kdf, &self.peer);
+        template.insert(0, key::value_length(self.curve.agreed()));
+        making(1);
+        Ok(session.derive_key(&Mechanism::Ecdh1Derive(ecdh), own, &template)?)
+    }
+
+    /// The token derives Z, keeps it and digests it.
+    fn digested(&self, session: &Session, own: ObjectHandle) -> Result<Zeroizing<Vec<u8>>, Error> {
         let ecdh = Ecdh1DeriveParams::new(EcKdf::null(), &self.peer);
         let shared = secret::derived(self.curve.coordinate());
         making(1);
@@ -126,17 +159,49 @@ impl Agreement {
                 Curve::P384 => Mechanism::Sha384,
             };
             let pieces = (ONE, self.other_info.as_slice());
-            let derived = Zeroizing::new(secret::digest(session, &hash, pieces, z)?);
-            let key = derived.get(..self.curve.agreed());
-            let key = key.ok_or_else(|| short("the hash", self.curve.agreed(), derived.len()))?;
-            key::create_with_value(session, template, key)
+            Ok(Zeroizing::new(secret::digest(session, &hash, pieces, z)?))
         })
+    }
+
+    /// The token derives Z and shows it.
+    fn outside(&self, session: &Session, own: ObjectHandle) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let ecdh = Ecdh1DeriveParams::new(EcKdf::null(), &self.peer);
+        let length = self.curve.coordinate();
+        let mut template = vec![key::value_length(length)];
+        template.extend(key::incoming_key(KeyType::GENERIC_SECRET, true));
+        making(1);
+        let z = session.derive_key(&Mechanism::Ecdh1Derive(ecdh), own, &template)?;
+        let mut read = used_once(session, z, |z| {
+            Ok(session.get_attributes(z, &[AttributeType::Value])?)
+        })?;
+        let Some(Attribute::Value(z)) = read.pop() else {
+            return Err(short("ECDH", length, 0));
+        };
+        let z = Zeroizing::new(z);
+        if z.len() != length {
+            return Err(short("ECDH", length, z.len()));
+        }
+        let mut context = digest::Context::new(self.curve.hash());
+        for piece in [ONE, z.as_slice(), self.other_info.as_slice()] {
+            context.update(piece);
+        }
+        Ok(Zeroizing::new(context.finish().as_ref().to_vec()))
+    }
+}
+
+/// Where keys are derived, and how the key that comes of it is used.
+pub(crate) type Manner = (KeyDerivation, GcmBackend);
+
+impl Engine {
+    /// How this token agrees on keys of this curve.
+    pub(crate) fn manner(&self, curve: Curve) -> Manner {
+        (self.shared().able.derivation(curve), self.gcm())
     }
 }
 
 /// A session's own AES key of this value.
-fn hold(session: &Session, value: &[u8]) -> Result<ObjectHandle, Error> {
-    key::create_with_value(session, key::working_key(), value)
+fn hold(session: &Session, value: &[u8], gcm: GcmBackend) -> Result<ObjectHandle, Error> {
+    key::create_with_value(session, key::working_key(gcm), value)
 }
 
 /// A key pair of this session: the private key, and X then Y.

@@ -8,8 +8,12 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use zeroize::Zeroizing;
 
+use crate::able::GcmBackend;
+use crate::block;
 use crate::error::Error;
-use crate::key::KeyHandle;
+use crate::key::{self, KeyHandle};
+use crate::module::making;
+use crate::secret::used_once;
 use crate::token::Token;
 
 impl Token {
@@ -29,7 +33,8 @@ impl Token {
         let plaintext = Zeroizing::new(plaintext.to_vec());
         self.on_owner(key, move |engine| {
             let object = engine.held(&held)?;
-            encrypt(engine.session(), object, Gcm::dlms(nonce, &aad), &plaintext)
+            let gcm = Gcm::dlms(nonce, &aad).by(engine.gcm());
+            encrypt(engine.session(), object, gcm, &plaintext)
         })
         .await
     }
@@ -51,7 +56,8 @@ impl Token {
         let (held, aad, sealed) = (key.clone(), Zeroizing::new(aad.to_vec()), sealed.to_vec());
         self.on_owner(key, move |engine| {
             let object = engine.held(&held)?;
-            decrypt(engine.session(), object, Gcm::dlms(nonce, &aad), &sealed)
+            let gcm = Gcm::dlms(nonce, &aad).by(engine.gcm());
+            decrypt(engine.session(), object, gcm, &sealed)
         })
         .await
     }
@@ -104,6 +110,7 @@ pub(crate) struct Gcm<'a> {
     nonce: [u8; NONCE],
     aad: &'a [u8],
     tag: usize,
+    by: GcmBackend,
 }
 
 impl<'a> Gcm<'a> {
@@ -113,6 +120,7 @@ impl<'a> Gcm<'a> {
             nonce,
             aad,
             tag: DLMS_TAG,
+            by: GcmBackend::Token,
         }
     }
 
@@ -122,7 +130,14 @@ impl<'a> Gcm<'a> {
             nonce,
             aad,
             tag: FULL_TAG,
+            by: GcmBackend::Token,
         }
+    }
+
+    /// Done in this way.
+    pub(crate) fn by(mut self, backend: GcmBackend) -> Self {
+        self.by = backend;
+        self
     }
 
     fn params<'b>(&'b mut self) -> Result<GcmParams<'b>, Error>
@@ -146,6 +161,9 @@ pub(crate) fn encrypt(
     mut gcm: Gcm<'_>,
     plaintext: &[u8],
 ) -> Result<Vec<u8>, Error> {
+    if gcm.by == GcmBackend::EcbGhash {
+        return block::encrypt(session, key, (&gcm.nonce, gcm.aad, gcm.tag), plaintext);
+    }
     let wanted = plaintext.len() + gcm.tag;
     let sealed = session.encrypt(&Mechanism::AesGcm(gcm.params()?), key, plaintext)?;
     // Some tokens make the nonce themselves and append it, or give a tag of their own length.
@@ -163,6 +181,9 @@ pub(crate) fn decrypt(
     mut gcm: Gcm<'_>,
     sealed: &[u8],
 ) -> Result<Vec<u8>, Error> {
+    if gcm.by == GcmBackend::EcbGhash {
+        return block::decrypt(session, key, (&gcm.nonce, gcm.aad, gcm.tag), sealed);
+    }
     let wanted = sealed.len().saturating_sub(gcm.tag);
     let opened = match session.decrypt(&Mechanism::AesGcm(gcm.params()?), key, sealed) {
         // A wrong tag, says one module; that it failed, says another. A wrong tag stays wrong.
@@ -184,6 +205,72 @@ fn is_ambiguous(code: RvError) -> bool {
         code,
         RvError::GeneralError | RvError::DeviceError | RvError::FunctionFailed
     )
+}
+
+/// How this token does GCM with the caller's nonce: by itself if it can, which a key made for the
+/// question shows. If both ways are open they must agree.
+pub(crate) fn choose(
+    session: &Session,
+    label: &str,
+    wanted: Option<GcmBackend>,
+) -> Result<GcmBackend, Error> {
+    making(1);
+    let key = session.generate_key(&Mechanism::AesKeyGen, &key::test_key())?;
+    let mut nonce = [0; NONCE];
+    let tried = used_once(session, key, |key| {
+        session.generate_random_slice(&mut nonce)?;
+        let by = |backend| {
+            let text = b"latchkey: which nonce is it?";
+            encrypt(session, key, Gcm::dlms(nonce, b"a").by(backend), text)
+        };
+        // Twice: a token that makes the nonce itself answers otherwise each time.
+        let token = by(GcmBackend::Token).and_then(|first| {
+            let same = by(GcmBackend::Token)? == first;
+            let why = || wrong(label, "CKM_AES_GCM", "it makes the nonce itself");
+            same.then_some(first).ok_or_else(why)
+        });
+        Ok((token, by(GcmBackend::EcbGhash)))
+    })?;
+    match (wanted, tried) {
+        (_, (Ok(token), Ok(blocks))) if token != blocks => Err(wrong(
+            label,
+            "CKM_AES_GCM",
+            "it differs from GCM made of single blocks",
+        )),
+        (None | Some(GcmBackend::Token), (Ok(_), _)) => Ok(GcmBackend::Token),
+        (None, (Err(error), Ok(_))) if is_inability(&error) => {
+            tracing::warn!(token = label, %error, "GCM is made of single blocks");
+            Ok(GcmBackend::EcbGhash)
+        }
+        (Some(GcmBackend::EcbGhash), (_, Ok(_))) => Ok(GcmBackend::EcbGhash),
+        (None | Some(GcmBackend::Token), (Err(error), _))
+        | (Some(GcmBackend::EcbGhash), (_, Err(error))) => Err(error),
+    }
+}
+
+/// Whether a token cannot do a thing, rather than that it failed this time.
+fn is_inability(error: &Error) -> bool {
+    match error {
+        Error::Refused { code, .. } => matches!(
+            code,
+            RvError::MechanismInvalid
+                | RvError::MechanismParamInvalid
+                | RvError::ArgumentsBad
+                | RvError::DataLenRange
+                | RvError::FunctionNotSupported
+                | RvError::KeyFunctionNotPermitted
+        ),
+        Error::SelfTest { .. } | Error::Contract { .. } => true,
+        _ => false,
+    }
+}
+
+fn wrong(label: &str, mechanism: &'static str, why: &str) -> Error {
+    Error::SelfTest {
+        label: label.to_owned(),
+        mechanism,
+        why: why.to_owned(),
+    }
 }
 
 /// AES-CMAC (RFC 4493), 16 octets.

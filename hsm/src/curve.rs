@@ -1,5 +1,7 @@
 //! The curves of DLMS security suites 1 and 2, and what is done with public keys outside the token.
 
+use std::fmt;
+
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, EcdsaVerificationAlgorithm, ParsedPublicKey,
@@ -12,6 +14,15 @@ pub enum Curve {
     P256,
     /// P-384 with SHA-384: suite 2.
     P384,
+}
+
+impl fmt::Display for Curve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+        })
+    }
 }
 
 impl Curve {

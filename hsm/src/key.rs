@@ -15,8 +15,10 @@ pub(crate) use self::kind::Kind;
 use self::template::{ATTRIBUTE_SIZE, UNWRAP_TEMPLATE};
 pub(crate) use self::template::{
     NestedTemplate, bridge, incoming_key, master_key, meter_key, passing_key, passing_through,
-    secret, working_key,
+    secret, test_key, working_key,
 };
+use crate::able::GcmBackend;
+use crate::cipher;
 use crate::curve::Curve;
 use crate::error::Error;
 use crate::module::making;
@@ -75,7 +77,7 @@ pub(crate) fn create(session: &Session, role: Role, kind: Kind, label: &str) -> 
         Attribute::Label(label.as_bytes().to_vec()),
         Attribute::Id(label.as_bytes().to_vec()),
     ];
-    let mut private = kind.policy(role);
+    let mut private = policy_here(session, role, kind)?;
     private.extend(names.clone());
     if kind.is_secret() {
         let nested = kind.unwrap_template(role);
@@ -110,6 +112,19 @@ pub(crate) fn create(session: &Session, role: Role, kind: Kind, label: &str) -> 
     public.extend(names);
     session.generate_key_pair(&mechanism, &public, &private)?;
     Ok(())
+}
+
+/// The policy of a key of this kind that is to be on this token.
+pub(crate) fn policy_here(
+    session: &Session,
+    role: Role,
+    kind: Kind,
+) -> Result<Vec<Attribute>, Error> {
+    if kind != Kind::KekAk {
+        return Ok(kind.policy(role));
+    }
+    let gcm = cipher::choose(session, role.as_str(), None)?;
+    Ok(kind.policy_with(role, gcm))
 }
 
 /// Puts a transport key of known value on the token.
@@ -205,6 +220,17 @@ pub(crate) fn survey(
         }
     }
     Ok(found)
+}
+
+impl Found {
+    /// How GCM is done with it: in the way that its policy allows.
+    pub(crate) fn gcm(&self) -> GcmBackend {
+        let allowed = self.attributes.get("ALLOWED_MECHANISMS");
+        match allowed.map(String::as_str) {
+            Some("CKM_AES_ECB") => GcmBackend::EcbGhash,
+            _ => GcmBackend::Token,
+        }
+    }
 }
 
 enum Unfit {

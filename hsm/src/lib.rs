@@ -19,7 +19,9 @@
 
 #![forbid(unsafe_code)]
 
+mod able;
 mod agree;
+mod block;
 pub mod ceremony;
 mod certificate;
 mod cipher;
@@ -50,6 +52,7 @@ extern crate self as hsm;
 #[path = "../tests/contract/lab.rs"]
 mod lab;
 
+pub use able::{Capabilities, GcmBackend, KeyDerivation};
 pub use certificate::CHAIN_MAX;
 pub use curve::Curve;
 pub use error::Error;

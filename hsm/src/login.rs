@@ -1,6 +1,5 @@
 //! What the workers of one token share: the module, the login, and what the token proved.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cryptoki::context::{Function, Pkcs11};
@@ -8,9 +7,9 @@ use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
+use crate::able::Able;
 use crate::error::Error;
 use crate::module::{Entered, Module};
-use crate::oaep::OaepHash;
 use crate::pin::{Pin, Source};
 use crate::probe::{self, Canary};
 use crate::token::{Role, TokenConfig};
@@ -32,10 +31,8 @@ pub(crate) struct Shared {
     anchor: Mutex<Anchor>,
     /// Known answers made when the token was first opened.
     pub(crate) canary: OnceLock<Canary>,
-    /// Labels of keys that failed their test when the token was first opened, and why.
-    pub(crate) off: OnceLock<BTreeMap<String, String>>,
-    /// The hash that the RSA-OAEP of this token has.
-    pub(crate) oaep: OnceLock<Option<OaepHash>>,
+    /// What the self-test found when the token was first opened.
+    pub(crate) able: Able,
 }
 
 /// The session that keeps the token logged in: PKCS#11 logs out with the last session.
@@ -78,8 +75,7 @@ impl Shared {
             pin,
             anchor: Mutex::new(Anchor::None),
             canary: OnceLock::new(),
-            off: OnceLock::new(),
-            oaep: OnceLock::new(),
+            able: Able::new(config),
         };
         shared.begin(config.sessions)?;
         Ok(shared)
@@ -90,7 +86,8 @@ impl Shared {
         let slot = self.log_in(&entered)?;
         let info = entered.context().get_token_info(slot)?;
         enough_sessions(&self.label, &info, sessions)?;
-        probe::mechanisms(entered.context(), slot, &self.label, self.role)
+        probe::mechanisms(entered.context(), slot, &self.label, self.role)?;
+        self.able.meet(entered.context(), slot, self.role)
     }
 
     /// The serial of the token that was found, or that is demanded.

@@ -52,6 +52,11 @@ impl Member {
         &self.record
     }
 
+    /// What its workers share; none before it was opened.
+    pub(crate) fn shared(&self) -> Option<&Shared> {
+        self.opened.get().map(|opened| &*opened.shared)
+    }
+
     /// Its lines; none before it was opened.
     pub(crate) fn lines(&self) -> &[Line] {
         self.opened.get().map_or(&[], |opened| &opened.lines)

@@ -115,7 +115,7 @@ impl Token {
 impl Engine {
     /// The hash the token's OAEP has, as its self-test found.
     pub(crate) fn oaep(&self) -> Result<OaepHash, Error> {
-        let found = self.shared().oaep.get().copied().flatten();
+        let found = self.shared().able.oaep.get().copied().flatten();
         found.ok_or_else(|| Error::Contract {
             why: "an RSA key was used before its self-test".to_owned(),
         })

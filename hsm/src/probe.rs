@@ -23,11 +23,6 @@ type Need = (MechanismType, &'static str, &'static str);
 fn needs(role: Role) -> &'static [Need] {
     const CUSTODY: &[Need] = &[
         (
-            MechanismType::AES_GCM,
-            "CKM_AES_GCM",
-            "ciphering APDUs, HLS, stored authentication keys",
-        ),
-        (
             MechanismType::AES_KEY_WRAP,
             "CKM_AES_KEY_WRAP",
             "stored encryption keys",
@@ -77,7 +72,17 @@ pub(crate) fn mechanisms(
     role: Role,
 ) -> Result<(), Error> {
     let present = context.get_mechanism_list(slot)?;
-    demand(&present, needs(role), label, role)
+    demand(&present, needs(role), label, role)?;
+    // Either will do: which it is, the self-test decides.
+    const GCM: &[Need] = &[(
+        MechanismType::AES_GCM,
+        "CKM_AES_GCM",
+        "ciphering APDUs, HLS, stored authentication keys",
+    )];
+    if role == Role::Custody && !present.contains(&MechanismType::AES_ECB) {
+        demand(&present, GCM, label, role)?;
+    }
+    Ok(())
 }
 
 /// Refuses a token that cannot make the keys of its role.
@@ -198,10 +203,13 @@ fn hatch(engine: &mut Engine) -> Result<Canary, Error> {
         return Ok(Canary::Backup { kek, wrapped });
     }
     of_kind(Kind::KekAk, "kek-ak-")?;
+    let (label, wanted) = (&engine.shared().label, engine.shared().able.gcm_wanted);
+    let gcm = cipher::choose(engine.session(), label, wanted)?;
+    engine.shared().able.gcm.get_or_init(|| gcm);
     let mut nonce = [0; NONCE];
     engine.session().generate_random_slice(&mut nonce)?;
     let key = engine.unwrap_meter_key(&kek, &wrapped)?;
-    let sealed = cipher::encrypt(engine.session(), key, Gcm::dlms(nonce, SONG), SONG);
+    let sealed = cipher::encrypt(engine.session(), key, dlms(engine, nonce, SONG), SONG);
     engine.session().destroy_object(key)?;
     Ok(Canary::Custody {
         kek,
@@ -256,19 +264,21 @@ pub(crate) fn check(engine: &mut Engine) -> Result<(), Error> {
     }
 }
 
+/// A GCM call in the way this token does them.
+fn dlms<'a>(engine: &Engine, nonce: [u8; NONCE], aad: &'a [u8]) -> Gcm<'a> {
+    Gcm::dlms(nonce, aad).by(engine.gcm())
+}
+
 fn sings(engine: &Engine, key: ObjectHandle) -> Result<(), Error> {
     let Some(Canary::Custody { nonce, sealed, .. }) = engine.shared().canary.get() else {
         return Ok(());
     };
-    let song = cipher::decrypt(engine.session(), key, Gcm::dlms(*nonce, SONG), sealed)?;
+    let song = cipher::decrypt(engine.session(), key, dlms(engine, *nonce, SONG), sealed)?;
     if song == SONG {
         Ok(())
     } else {
-        Err(wrong(
-            engine,
-            "CKM_AES_GCM",
-            "it deciphers to something else than before",
-        ))
+        let why = "it deciphers to something else than before";
+        Err(wrong(engine, engine.gcm().mechanism(), why))
     }
 }
 
@@ -285,8 +295,10 @@ pub(crate) fn run(engine: &mut Engine) -> Result<(), Error> {
     caller_nonce(engine)?;
     locked_in(engine)?;
     let features = feature::run(engine)?;
-    engine.shared().off.get_or_init(|| features.off);
-    engine.shared().oaep.get_or_init(|| features.oaep);
+    let able = &engine.shared().able;
+    able.off.get_or_init(|| features.off);
+    able.oaep.get_or_init(|| features.oaep);
+    able.derivation.get_or_init(|| features.derivation);
     Ok(())
 }
 
@@ -312,6 +324,7 @@ fn signing_mechanism(kind: Kind) -> &'static str {
 /// Vectors, with keys put in by value. A token that takes no key by value goes without: the next
 /// test covers what matters on keys of its own.
 fn known_answers(engine: &mut Engine) -> Result<(), Error> {
+    let gcm = engine.gcm().mechanism();
     let Some(key) = put(
         engine,
         GB_EK,
@@ -323,17 +336,22 @@ fn known_answers(engine: &mut Engine) -> Result<(), Error> {
         );
         return Ok(());
     };
-    let sealed = cipher::encrypt(engine.session(), key, Gcm::dlms(GB_NONCE, GB_AAD), GB_APDU);
-    equal(engine, "CKM_AES_GCM", &sealed?, GB_SEALED)?;
-    let tag = cipher::encrypt(engine.session(), key, Gcm::dlms(HLS_NONCE, HLS_AAD), &[]);
-    equal(engine, "CKM_AES_GCM", &tag?, HLS_TAG)?;
+    let sealed = cipher::encrypt(
+        engine.session(),
+        key,
+        dlms(engine, GB_NONCE, GB_AAD),
+        GB_APDU,
+    );
+    equal(engine, gcm, &sealed?, GB_SEALED)?;
+    let tag = cipher::encrypt(engine.session(), key, dlms(engine, HLS_NONCE, HLS_AAD), &[]);
+    equal(engine, gcm, &tag?, HLS_TAG)?;
     let opened = cipher::decrypt(
         engine.session(),
         key,
-        Gcm::dlms(GB_NONCE, GB_AAD),
+        dlms(engine, GB_NONCE, GB_AAD),
         GB_SEALED,
     );
-    equal(engine, "CKM_AES_GCM", &opened?, GB_APDU)?;
+    equal(engine, gcm, &opened?, GB_APDU)?;
     engine.session().destroy_object(key)?;
 
     if let Some(key) = put(engine, CMAC_KEY, &[Attribute::Sign(true)]) {
@@ -375,16 +393,17 @@ fn caller_nonce(engine: &Engine) -> Result<(), Error> {
     let Some(Canary::Custody { nonce, sealed, .. }) = engine.shared().canary.get() else {
         return Ok(());
     };
+    let gcm = engine.gcm().mechanism();
     // The same nonce, data and text again: the same answer, so nothing new is given away.
-    let again = cipher::encrypt(engine.session(), key, Gcm::dlms(*nonce, SONG), SONG)?;
-    equal(engine, "CKM_AES_GCM", &again, sealed)?;
+    let again = cipher::encrypt(engine.session(), key, dlms(engine, *nonce, SONG), SONG)?;
+    equal(engine, gcm, &again, sealed)?;
     let mut damaged = sealed.clone();
     if let Some(last) = damaged.last_mut() {
         *last ^= 1;
     }
-    match cipher::decrypt(engine.session(), key, Gcm::dlms(*nonce, SONG), &damaged) {
+    match cipher::decrypt(engine.session(), key, dlms(engine, *nonce, SONG), &damaged) {
         Err(_) => glance(engine),
-        Ok(_) => Err(wrong(engine, "CKM_AES_GCM", "it accepts a wrong tag")),
+        Ok(_) => Err(wrong(engine, gcm, "it accepts a wrong tag")),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use futures::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
 
+use crate::able::{Capabilities, GcmBackend, KeyDerivation};
 use crate::error::Error;
 use crate::health::TokenHealth;
 use crate::key::KeyHandle;
@@ -59,6 +60,14 @@ pub struct TokenConfig {
     /// often than every 100 ms.
     #[serde(default = "default_objects_max")]
     pub objects_max: u64,
+    /// How AES-GCM is done: `token`, or `ecb-ghash` for a token that makes nonces itself. Left out:
+    /// as the self-test finds, the token first.
+    #[serde(default)]
+    pub gcm: Option<GcmBackend>,
+    /// Where agreed keys are derived: `token-sp800`, `digest-key`, or `host-z`, which brings shared
+    /// secrets into this process. Left out: the first of the first two that the token can.
+    #[serde(default)]
+    pub key_derivation: Option<KeyDerivation>,
 }
 
 impl TokenConfig {
@@ -80,6 +89,8 @@ impl TokenConfig {
             sessions: one(),
             call_timeout_ms: default_call_timeout_ms(),
             objects_max: default_objects_max(),
+            gcm: None,
+            key_derivation: None,
         }
     }
 
@@ -257,6 +268,14 @@ impl Token {
     /// The token's label; of several, that of the first.
     pub fn label(&self) -> &str {
         self.0.members.first().map_or("", Member::name)
+    }
+
+    /// What each token that was opened can do, as its self-test found.
+    pub fn capabilities(&self) -> Vec<Capabilities> {
+        let opened = self.0.members.iter().filter_map(Member::shared);
+        opened
+            .map(|shared| shared.able.report(&shared.label, shared.role))
+            .collect()
     }
 
     /// Runs `op` on the next worker in turn. It may be run again, elsewhere, where a token failed.

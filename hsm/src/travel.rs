@@ -134,9 +134,11 @@ impl Token {
     ) -> Result<TravellingMaster, Error> {
         let agreement = Agreement::new(own.curve, peer, other_info)?;
         let (kek_mk, held) = (kek_mk.to_owned(), own.key.clone());
+        let curve = own.curve;
         self.on_owner(&own.key, move |engine| {
             let own = engine.held(&held)?;
-            let agreed = agreement.carry_out_as(engine.session(), own, travelling_master())?;
+            let made = (engine.manner(curve).0, travelling_master());
+            let agreed = agreement.carry_out_as(engine.session(), own, made)?;
             master_out(engine, &kek_mk, None, agreed)
         })
         .await

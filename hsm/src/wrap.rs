@@ -135,7 +135,7 @@ impl Token {
                 "the master key",
                 (&Mechanism::AesKeyWrap, master),
                 &wrapped,
-                &key::working_key(),
+                &key::working_key(engine.gcm()),
             )?;
             Ok(engine.hold(object))
         })
@@ -175,7 +175,7 @@ impl Engine {
         kek: &str,
         wrapped: &[u8],
     ) -> Result<ObjectHandle, Error> {
-        self.unwrap(Kind::KekEk, kek, wrapped, &key::working_key())
+        self.unwrap(Kind::KekEk, kek, wrapped, &key::working_key(self.gcm()))
     }
 
     pub(crate) fn unwrap_master_key(
@@ -242,10 +242,11 @@ impl Engine {
     }
 
     pub(crate) fn protect_ak(&self, kek_ak: &str, aad: &[u8], ak: &[u8]) -> Result<Vec<u8>, Error> {
-        let kek = self.key(kek_ak, Kind::KekAk)?;
+        let (kek, gcm) = self.sealing_key(kek_ak)?;
         let mut nonce = [0; NONCE];
         self.session().generate_random_slice(&mut nonce)?;
-        let sealed = cipher::encrypt(self.session(), kek, Gcm::full(nonce, aad), ak)?;
+        let gcm = Gcm::full(nonce, aad).by(gcm);
+        let sealed = cipher::encrypt(self.session(), kek, gcm, ak)?;
         Ok([&nonce[..], &sealed].concat())
     }
 
@@ -255,14 +256,14 @@ impl Engine {
         aad: &[u8],
         blob: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let kek = self.key(kek_ak, Kind::KekAk)?;
+        let (kek, gcm) = self.sealing_key(kek_ak)?;
         let Some((nonce, sealed)) = blob.split_first_chunk::<NONCE>() else {
             return Err(Error::AuthFailed);
         };
         if sealed.len() < FULL_TAG {
             return Err(Error::AuthFailed);
         }
-        match cipher::decrypt(self.session(), kek, Gcm::full(*nonce, aad), sealed) {
+        match cipher::decrypt(self.session(), kek, Gcm::full(*nonce, aad).by(gcm), sealed) {
             Ok(ak) => Ok(Zeroizing::new(ak)),
             // Unlike a meter's key this one is a token object, which goes when the token goes.
             Err(Error::Refused {

@@ -19,6 +19,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::Session;
 use serde::{Deserialize, Serialize};
 
+use crate::able::{GcmBackend, KeyDerivation};
 use crate::agree::Agreement;
 use crate::cipher::{self, Gcm, NONCE};
 use crate::curve::Curve;
@@ -63,7 +64,8 @@ pub(super) fn clone(
 ) -> Result<Crossing, Error> {
     let kind = origin.kind;
     let (door, hash) = if kind.is_secret() {
-        let (nested, allowed) = (kind.unwrap_template(to.role), kind.policy(to.role));
+        let nested = kind.unwrap_template(to.role);
+        let allowed = key::policy_here(to.session, to.role, kind)?;
         let mut template = allowed;
         template.extend(names(label));
         template.extend(nested.as_ref().map(NestedTemplate::attribute));
@@ -395,8 +397,18 @@ fn deciphers(from: End<'_>, to: End<'_>, (one, other): (&Found, &Found)) -> Resu
     let mut nonce = [0; NONCE];
     from.session.generate_random_slice(&mut nonce)?;
     let (text, aad) = (&[0; 16], b"latchkey-ceremony: the same key");
-    let sealed = cipher::encrypt(from.session, one.object, Gcm::full(nonce, aad), text)?;
-    let opened = cipher::decrypt(to.session, other.object, Gcm::full(nonce, aad), &sealed)?;
+    let sealed = cipher::encrypt(
+        from.session,
+        one.object,
+        Gcm::full(nonce, aad).by(one.gcm()),
+        text,
+    )?;
+    let opened = cipher::decrypt(
+        to.session,
+        other.object,
+        Gcm::full(nonce, aad).by(other.gcm()),
+        &sealed,
+    )?;
     equal(&opened, text)
 }
 
@@ -425,7 +437,8 @@ fn agrees(
     let peer = public.as_ref().get(1..).unwrap_or_default();
     let agreement = Agreement::new(curve, peer, b"latchkey-ceremony: the same key")?;
     let answer = |session: &Session, key: ObjectHandle| {
-        let agreed = agreement.carry_out(session, key)?;
+        let agreed =
+            agreement.carry_out(session, key, (KeyDerivation::DigestKey, GcmBackend::Token))?;
         used_once(session, agreed, |agreed| {
             cipher::cmac(session, agreed, &[0; 16])
         })

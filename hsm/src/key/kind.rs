@@ -4,6 +4,7 @@ use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, KeyType, ObjectClass};
 
 use super::template::{self, NestedTemplate};
+use crate::able::GcmBackend;
 use crate::curve::Curve;
 use crate::token::Role;
 
@@ -190,10 +191,24 @@ impl Kind {
         policy
     }
 
+    /// The same, for a token that does GCM in this way.
+    pub(super) fn policy_with(self, role: Role, gcm: GcmBackend) -> Vec<Attribute> {
+        let mut policy = self.policy(role);
+        for attribute in &mut policy {
+            if let (Self::KekAk, Attribute::AllowedMechanisms(list)) = (self, attribute) {
+                *list = vec![template::ciphering(gcm)];
+            }
+        }
+        policy
+    }
+
     /// The policies a key may have: the present one, and that of the first ceremonies, whose keys of key agreement do
-    /// nothing else and so cannot sign a request for a certificate.
+    /// nothing else and so cannot sign a request for a certificate; and that of a token whose own GCM is of no use.
     pub(super) fn policies(self, role: Role) -> Vec<Vec<Attribute>> {
         let mut policies = vec![self.policy(role)];
+        if self == Self::KekAk {
+            policies.push(self.policy_with(role, GcmBackend::EcbGhash));
+        }
         if matches!(self, Self::Agree(_)) {
             let older = |attribute| match attribute {
                 Attribute::Sign(_) => Attribute::Sign(false),

@@ -5,6 +5,8 @@ use std::ffi::c_ulong;
 use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 
+use crate::able::GcmBackend;
+
 /// Attributes of a meter's encryption key in use. `kek-ek-N` unwraps to nothing else.
 pub(crate) fn meter_key() -> Vec<Attribute> {
     vec![
@@ -30,13 +32,36 @@ pub(crate) fn meter_key() -> Vec<Attribute> {
 
 /// The same, with the mechanisms it may be used with: for keys of our own making, which no unwrap
 /// template constrains.
-pub(crate) fn working_key() -> Vec<Attribute> {
+pub(crate) fn working_key(gcm: GcmBackend) -> Vec<Attribute> {
     let mut template = vec![Attribute::AllowedMechanisms(vec![
-        MechanismType::AES_GCM,
+        ciphering(gcm),
         MechanismType::AES_CMAC,
     ])];
     template.extend(meter_key());
     template
+}
+
+/// What a key is ciphered with.
+pub(super) fn ciphering(gcm: GcmBackend) -> MechanismType {
+    match gcm {
+        GcmBackend::Token => MechanismType::AES_GCM,
+        GcmBackend::EcbGhash => MechanismType::AES_ECB,
+    }
+}
+
+/// Attributes of a key made to see how the token ciphers, and destroyed.
+pub(crate) fn test_key() -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Encrypt(true),
+        Attribute::Decrypt(true),
+        super::value_length(16),
+    ]
 }
 
 /// Attributes of an HLS secret in use: it can be digested, and nothing else. `kek-hs-N` unwraps to

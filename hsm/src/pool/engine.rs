@@ -11,6 +11,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState};
 
 use super::Grave;
+use crate::able::GcmBackend;
 use crate::error::Error;
 use crate::key::{self, Found, KeyHandle, Kind};
 use crate::login::Shared;
@@ -106,7 +107,7 @@ impl Engine {
 
     /// The token key of that label, if it is of that kind and passed its test.
     pub(crate) fn key(&self, label: &str, kind: Kind) -> Result<ObjectHandle, Error> {
-        if let Some(why) = self.shared.off.get().and_then(|off| off.get(label)) {
+        if let Some(why) = self.shared.able.off.get().and_then(|off| off.get(label)) {
             return Err(Error::KeyOff {
                 token: self.shared.label.clone(),
                 label: label.to_owned(),
@@ -121,6 +122,18 @@ impl Engine {
                 what: kind.name(),
                 label: label.to_owned(),
             })
+    }
+
+    /// A key that seals what is stored, and how: in the way it was made for.
+    pub(crate) fn sealing_key(&self, label: &str) -> Result<(ObjectHandle, GcmBackend), Error> {
+        let object = self.key(label, Kind::KekAk)?;
+        let found = self.keys.get(label).map(Found::gcm);
+        Ok((object, found.unwrap_or_default()))
+    }
+
+    /// How GCM is done with meters' keys.
+    pub(crate) fn gcm(&self) -> GcmBackend {
+        self.shared.able.gcm()
     }
 
     /// The object behind a handle, if it is of this session.

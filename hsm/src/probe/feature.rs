@@ -14,6 +14,7 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeInfo, AttributeType, KeyType, ObjectHandle};
 
 use super::{SONG, equal, wrong};
+use crate::able::KeyDerivation;
 use crate::agree::Agreement;
 use crate::cipher;
 use crate::curve::Curve;
@@ -31,6 +32,8 @@ pub(crate) struct Features {
     pub(crate) off: BTreeMap<String, String>,
     /// The hash of the token's RSA-OAEP, if it has a key for it.
     pub(crate) oaep: Option<OaepHash>,
+    /// Where agreed keys are derived, on the curves that have a key.
+    pub(crate) derivation: BTreeMap<Curve, KeyDerivation>,
 }
 
 /// Tests every key that is there.
@@ -45,17 +48,15 @@ pub(crate) fn run(engine: &mut Engine) -> Result<Features, Error> {
             Kind::KekHs => secrets(engine, &label),
             Kind::KekMk => master_keys(engine, &label),
             Kind::Sign(_) => signature(engine, &label, &found),
-            Kind::Agree(curve) => agreed(engine, &found, curve),
+            Kind::Agree(curve) => derivation(engine, &found, curve).map(|how| {
+                features.derivation.insert(curve, how);
+            }),
+            Kind::KekAk => sealing(engine, &label),
             Kind::TransportRsa => {
                 let hash = transported(engine, &found);
                 hash.map(|hash| features.oaep = Some(hash))
             }
-            Kind::KekEk
-            | Kind::KekAk
-            | Kind::Transport
-            | Kind::Transcript
-            | Kind::Ed25519
-            | Kind::Tls => Ok(()),
+            Kind::KekEk | Kind::Transport | Kind::Transcript | Kind::Ed25519 | Kind::Tls => Ok(()),
         };
         match tested {
             Ok(()) => {}
@@ -67,7 +68,30 @@ pub(crate) fn run(engine: &mut Engine) -> Result<Features, Error> {
             Err(error) => return Err(error),
         }
     }
+    let sealing = engine.keys().filter(|(_, key)| key.kind == Kind::KekAk);
+    let off = sealing.map(|(label, _)| (label, features.off.get(label)));
+    // A custody token that cannot open one stored key serves nobody.
+    if let Some((label, Some(why))) = off.min_by_key(|(_, off)| off.is_some()) {
+        return Err(Error::KeyOff {
+            token: engine.shared().label.clone(),
+            label: label.to_owned(),
+            why: why.clone(),
+        });
+    }
     Ok(features)
+}
+
+/// What is sealed for storage opens again, and with other associated data does not.
+fn sealing(engine: &mut Engine, label: &str) -> Result<(), Error> {
+    let sealed = engine.protect_ak(label, b"a", SONG)?;
+    let opened = engine.reveal_ak(label, b"a", &sealed)?;
+    let mechanism = engine.sealing_key(label)?.1.mechanism();
+    equal(engine, mechanism, &opened, SONG)?;
+    match engine.reveal_ak(label, b"b", &sealed) {
+        Err(Error::AuthFailed) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(wrong(engine, mechanism, "it opens what is another's")),
+    }
 }
 
 /// A secret goes in, is digested as in software, and does not come out.
@@ -103,15 +127,16 @@ fn master_key(engine: &Engine, master: ObjectHandle) -> Result<(), Error> {
     template.push(key::value_length(16));
     let passing = session.generate_key(&Mechanism::AesKeyGen, &template)?;
     let (sealed, sent) = used_once(session, passing, |passing| {
-        let sealed = cipher::encrypt(session, passing, cipher::Gcm::dlms([0; 12], SONG), SONG)?;
+        let gcm = super::dlms(engine, [0; 12], SONG);
+        let sealed = cipher::encrypt(session, passing, gcm, SONG)?;
         let sent = session.wrap_key(&Mechanism::AesKeyWrap, master, passing)?;
         Ok((sealed, sent))
     })?;
-    let template = key::working_key();
+    let template = key::working_key(engine.gcm());
     let received = session.unwrap_key(&Mechanism::AesKeyWrap, master, &sent, &template)?;
     used_once(session, received, |received| {
         locked_in(engine, received, "a key that came wrapped")?;
-        let gcm = cipher::Gcm::dlms([0; 12], SONG);
+        let gcm = super::dlms(engine, [0; 12], SONG);
         let opened = cipher::decrypt(session, received, gcm, &sealed)?;
         equal(engine, "CKM_AES_KEY_WRAP", &opened, SONG)
     })
@@ -128,8 +153,29 @@ fn signature(engine: &Engine, label: &str, found: &Found) -> Result<(), Error> {
     }
 }
 
+/// Where keys agreed with this key are derived: the first way that gives the key it should, or the one that
+/// configuration demands.
+fn derivation(engine: &Engine, found: &Found, curve: Curve) -> Result<KeyDerivation, Error> {
+    let wanted = engine.shared().able.derivation_wanted;
+    let tried = wanted.map_or(KeyDerivation::TRIED.to_vec(), |wanted| vec![wanted]);
+    let mut failed = Error::PublicKeyInvalid;
+    for how in tried {
+        match agreed(engine, found, curve, how) {
+            Ok(()) => return Ok(how),
+            Err(
+                error @ (Error::Refused { .. } | Error::Contract { .. } | Error::SelfTest { .. }),
+            ) => {
+                tracing::debug!(token = engine.shared().label, ?how, %error, "not in this way");
+                failed = error;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(failed)
+}
+
 /// The token agrees on the same key as software does with a key pair of its own.
-fn agreed(engine: &Engine, found: &Found, curve: Curve) -> Result<(), Error> {
+fn agreed(engine: &Engine, found: &Found, curve: Curve, how: KeyDerivation) -> Result<(), Error> {
     let host = |_| Error::Contract {
         why: "ECDH failed on this machine".to_owned(),
     };
@@ -142,7 +188,7 @@ fn agreed(engine: &Engine, found: &Found, curve: Curve) -> Result<(), Error> {
     let peer = public.as_ref().get(1..).unwrap_or_default();
     let session = engine.session();
     let agreement = Agreement::new(curve, peer, SONG)?;
-    let object = agreement.carry_out(session, found.object)?;
+    let object = agreement.carry_out(session, found.object, (how, engine.gcm()))?;
     let mac = used_once(session, object, |object| {
         locked_in(engine, object, "an agreed key")?;
         cipher::cmac(session, object, SONG)

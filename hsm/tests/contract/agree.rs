@@ -6,10 +6,10 @@ use aes_gcm::{AesGcm, aes::Aes128, aes::Aes256};
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey};
 use aws_lc_rs::digest;
 use aws_lc_rs::error::Unspecified;
-use hsm::{Curve, Error, Role};
+use hsm::{Curve, Error, GcmBackend, KeyDerivation, Role, Token};
 use zeroize::Zeroizing;
 
-use crate::lab::scenario;
+use crate::lab::{Brand, Lab, scenario};
 
 const OTHER_INFO: &[u8] = b"\x60\x85\x74\x05\x08\x03\x00MMM\0\0\0\0\x01MMM\0\0\xBCaN";
 
@@ -48,28 +48,77 @@ fn seal(key: &[u8], msg: &[u8]) -> Vec<u8> {
     }
 }
 
+/// The ways in which a token of this brand derives keys, the one it takes by itself first.
+fn derivations(lab: &Lab) -> &'static [KeyDerivation] {
+    match lab.brand {
+        Brand::Softhsm => &[KeyDerivation::DigestKey, KeyDerivation::HostZ],
+        Brand::Kryoptic => &[
+            KeyDerivation::TokenSp800,
+            KeyDerivation::DigestKey,
+            KeyDerivation::HostZ,
+        ],
+    }
+}
+
 scenario! {
+    /// Wherever the key is derived, and however it is ciphered with.
     async fn token_and_software_agree_on_keys(lab) {
-        let token = lab.open(Role::Custody).await.unwrap();
-        for curve in [Curve::P256, Curve::P384] {
-            let (_, label, algorithm) = names(curve);
-            let meter = PrivateKey::generate(algorithm).unwrap();
-            let public = meter.compute_public_key().unwrap();
-            let peer = &public.as_ref()[1..];
-
-            let ours = token.public_key(label).await.unwrap();
-            let key = token.agree(curve, label, peer, OTHER_INFO).await.unwrap();
-            let sealed = token.seal(&key, [7; 12], b"a", b"static").await.unwrap();
-            assert_eq!(sealed, seal(&derived(curve, &meter, &ours), b"static"), "{curve:?}");
-
-            let (key, ours) = token.agree_once(curve, peer, OTHER_INFO).await.unwrap();
-            assert!(curve.is_public_key(&ours));
-            let sealed = token.seal(&key, [7; 12], b"a", b"once").await.unwrap();
-            let ours = [&[4], &ours[..]].concat();
-            assert_eq!(sealed, seal(&derived(curve, &meter, &ours), b"once"), "{curve:?}");
-            let (_, other) = token.agree_once(curve, peer, OTHER_INFO).await.unwrap();
-            assert_ne!(ours[1..], other, "a pair of its own each time");
+        let mut ways: Vec<_> = derivations(lab)
+            .iter()
+            .flat_map(|how| [(Some(*how), None), (Some(*how), Some(GcmBackend::EcbGhash))])
+            .collect();
+        ways.insert(0, (None, None));
+        for (derivation, gcm) in ways {
+            let mut config = lab.config(Role::Custody);
+            config.key_derivation = derivation;
+            config.gcm = gcm;
+            let token = Token::open(&config, Role::Custody).await.unwrap();
+            let found = token.capabilities().remove(0).key_derivation;
+            let expected = derivation.unwrap_or(derivations(lab)[0]);
+            assert_eq!(found.into_values().collect::<Vec<_>>(), [expected; 2]);
+            for curve in [Curve::P256, Curve::P384] {
+                agrees(&token, curve).await;
+            }
         }
+    }
+}
+
+async fn agrees(token: &Token, curve: Curve) {
+    let (_, label, algorithm) = names(curve);
+    let meter = PrivateKey::generate(algorithm).unwrap();
+    let public = meter.compute_public_key().unwrap();
+    let peer = &public.as_ref()[1..];
+
+    let ours = token.public_key(label).await.unwrap();
+    let key = token.agree(curve, label, peer, OTHER_INFO).await.unwrap();
+    let sealed = token.seal(&key, [7; 12], b"a", b"static").await.unwrap();
+    let expected = derived(curve, &meter, &ours);
+    assert_eq!(sealed, seal(&expected, b"static"), "{curve:?}");
+
+    let (key, ours) = token.agree_once(curve, peer, OTHER_INFO).await.unwrap();
+    assert!(curve.is_public_key(&ours));
+    let sealed = token.seal(&key, [7; 12], b"a", b"once").await.unwrap();
+    let ours = [&[4], &ours[..]].concat();
+    let expected = derived(curve, &meter, &ours);
+    assert_eq!(sealed, seal(&expected, b"once"), "{curve:?}");
+    let (_, other) = token.agree_once(curve, peer, OTHER_INFO).await.unwrap();
+    assert_ne!(ours[1..], other, "a pair of its own each time");
+}
+
+scenario! {
+    /// SoftHSM has no KDF: told to use one, it agrees on nothing.
+    on Softhsm: async fn a_derivation_that_a_token_has_not_is_not_replaced(lab) {
+        let mut config = lab.config(Role::Custody);
+        config.key_derivation = Some(KeyDerivation::TokenSp800);
+        let token = Token::open(&config, Role::Custody).await.unwrap();
+        let able = token.capabilities().remove(0);
+        assert!(able.key_derivation.is_empty());
+        assert_eq!(able.off.keys().collect::<Vec<_>>(), ["agree-p256-1", "agree-p384-1"]);
+        let public = token.public_key("sign-p256-1").await.unwrap();
+        let refused = token.agree(Curve::P256, "agree-p256-1", &public[1..], b"").await;
+        assert!(matches!(refused, Err(Error::KeyOff { .. })), "{refused:?}");
+        // not even with a key pair for once
+        token.agree_once(Curve::P256, &public[1..], b"").await.unwrap_err();
     }
 }
 

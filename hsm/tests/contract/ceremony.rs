@@ -154,8 +154,8 @@ scenario! {
         for (label, digits, mechanism) in [
             ("sign-p256-1", 130, "CKM_ECDSA"),
             ("sign-p384-1", 194, "CKM_ECDSA"),
-            ("agree-p256-1", 130, "CKM_ECDSA CKM_ECDH1_DERIVE"),
-            ("agree-p384-1", 194, "CKM_ECDSA CKM_ECDH1_DERIVE"),
+            ("agree-p256-1", 130, "CKM_ECDH1_DERIVE CKM_ECDSA"),
+            ("agree-p384-1", 194, "CKM_ECDH1_DERIVE CKM_ECDSA"),
         ] {
             let key = of(label);
             assert_eq!(key.public_key.as_ref().unwrap().len(), digits, "{label}");

@@ -106,12 +106,6 @@ scenario! {
 }
 
 scenario! {
-    async fn a_custody_token_without_gcm_is_refused(lab) {
-        refused_for(lab, Role::Custody, "CKM_AES_GCM").await;
-    }
-}
-
-scenario! {
     on Softhsm: async fn an_auditor_token_without_eddsa_is_refused(lab) {
         refused_for(lab, Role::Auditor, "CKM_EDDSA").await;
     }

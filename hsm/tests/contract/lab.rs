@@ -13,7 +13,7 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::object::{Attribute, AttributeType};
 use cryptoki::session::{Session, UserType};
 use hsm::ceremony::{self, Plan};
-use hsm::{Error, Role, Token, TokenConfig};
+use hsm::{Error, GcmBackend, Role, Token, TokenConfig};
 
 /// Declares a test whose body runs beside freshly made tokens: once on each brand, or, where it
 /// says `on Softhsm:`, on that alone.
@@ -149,6 +149,22 @@ impl Lab {
     pub(crate) fn config(&self, role: Role) -> TokenConfig {
         let pin = self.path(&format!("{}.pin", role.as_str()));
         TokenConfig::new(self.module(), role.as_str(), pin)
+    }
+
+    /// The custody token, opened once for each way of doing GCM.
+    #[allow(dead_code, reason = "one of the two users of this file does")]
+    pub(crate) async fn each_gcm(&self) -> [Token; 2] {
+        let open = async |gcm| {
+            let mut config = self.config(Role::Custody);
+            config.gcm = Some(gcm);
+            let token = Token::open(&config, Role::Custody).await.unwrap();
+            assert_eq!(token.capabilities()[0].gcm, Some(gcm));
+            token
+        };
+        [
+            open(GcmBackend::Token).await,
+            open(GcmBackend::EcbGhash).await,
+        ]
     }
 
     pub(crate) async fn open(&self, role: Role) -> Result<Token, Error> {

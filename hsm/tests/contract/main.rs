@@ -8,6 +8,7 @@
     reason = "a test fails by panicking; clippy.toml knows test functions, not their helpers"
 )]
 
+mod able;
 mod agree;
 mod backup;
 mod ceremony;

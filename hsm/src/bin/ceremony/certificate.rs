@@ -24,6 +24,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         key: Key,
     },
+    /// Opens a token as a service does, and prints what its self-test finds: what the token can do,
+    /// how Latchkey does it there, and which keys are not used. Fails where the service would.
+    Report(Report),
 }
 
 /// A token and a key of it.
@@ -45,6 +48,34 @@ pub(crate) struct Key {
     /// transport-rsa-N.
     #[arg(long, value_name = "LABEL")]
     object: String,
+}
+
+#[derive(Args)]
+pub(crate) struct Report {
+    /// The PKCS#11 module (a shared library).
+    #[arg(long, value_name = "FILE")]
+    module: PathBuf,
+    /// Label of the token.
+    #[arg(long, value_name = "LABEL")]
+    token: String,
+    /// Serial number of the token, where two share a label.
+    #[arg(long, value_name = "SERIAL")]
+    serial: Option<String>,
+    /// File with the user PIN.
+    #[arg(long, value_name = "FILE")]
+    pin_file: PathBuf,
+    /// What it is for: custody, auditor, tls or backup.
+    #[arg(long, value_name = "ROLE", value_parser = role)]
+    role: Role,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    let all = [Role::Custody, Role::Auditor, Role::Tls, Role::Backup];
+    let found = all.into_iter().find(|role| role.as_str() == text);
+    found.ok_or_else(|| "custody, auditor, tls or backup".to_owned())
 }
 
 #[derive(Args)]
@@ -108,6 +139,7 @@ pub(crate) fn run(command: Command) -> Result<String, Error> {
                 let said = if was { "removed" } else { "there was none" };
                 Ok(format!("{said}\n"))
             }
+            Command::Report(report) => tell(report).await,
             Command::TransportKey { key } => {
                 let public = open(&key).await?.transport_key(&key.object).await?;
                 let (hash, print) = (public.hash, hex::encode(public.fingerprint()));
@@ -117,6 +149,23 @@ pub(crate) fn run(command: Command) -> Result<String, Error> {
             }
         }
     })
+}
+
+async fn tell(report: Report) -> Result<String, Error> {
+    let mut config = TokenConfig::new(&report.module, &report.token, &report.pin_file);
+    config.token_serial = report.serial;
+    let token = Token::open(&config, report.role).await?;
+    let mut told = String::new();
+    for able in token.capabilities() {
+        if report.json {
+            let json = serde_json::to_string_pretty(&able);
+            told += &json.map_err(|error| self::config(error.to_string()))?;
+            told.push('\n');
+        } else {
+            told += &able.to_string();
+        }
+    }
+    Ok(told)
 }
 
 async fn request(csr: Csr) -> Result<String, Error> {
