@@ -103,7 +103,9 @@ impl Reporter {
             EntryKind::Start => true,
             EntryKind::Denial => matches!(self, Self::Custody | Self::Association | Self::Reset),
             EntryKind::Outcome | EntryKind::Verdict => matches!(self, Self::Reset),
-            EntryKind::Key | EntryKind::KeyUse => matches!(self, Self::Custody),
+            EntryKind::Key | EntryKind::KeyUse | EntryKind::Token => {
+                matches!(self, Self::Custody)
+            }
             EntryKind::Meter => matches!(self, Self::Association),
             EntryKind::Drop => matches!(self, Self::Gateway),
             EntryKind::Unspecified
@@ -265,7 +267,7 @@ mod tests {
                 .filter(|kind| reporter.is_some_and(|reporter| reporter.reports(*kind)))
                 .collect::<Vec<_>>()
         };
-        let custody = [K::Denial, K::Key, K::Start, K::KeyUse];
+        let custody = [K::Denial, K::Key, K::Start, K::KeyUse, K::Token];
         assert_eq!(of("latchkey.test/latchkey/custody"), custody);
         assert_eq!(of("latchkey.test/latchkey/custody-2"), custody);
         assert_eq!(

@@ -166,7 +166,8 @@ pub(crate) fn entry(request_id: &str, entry: &Entry) -> Result<(), Error> {
         | EntryKind::Allowlist
         | EntryKind::Drop
         | EntryKind::Start
-        | EntryKind::KeyUse => Ok(()),
+        | EntryKind::KeyUse
+        | EntryKind::Token => Ok(()),
     };
     faults.note("entry.kind", refused);
     if !entry.meter_id.is_empty() {

@@ -16,7 +16,7 @@ use crate::{
     crash,
     custody::Custody,
     error::Error,
-    keyring::{MeterKeys, Sender, Under, curve, signing_label},
+    keyring::{MeterKeys, STALE_MAX, Sender, Under, curve, signing_label},
     own,
     permit::Allowed,
     step::{Step, apply, step},
@@ -262,7 +262,24 @@ impl Custody {
         .encode())
     }
 
+    /// General-ciphering. A key that was lost with its token before it was used is made again.
     async fn general(
+        &self,
+        context: &Context,
+        keys: (&MeterKeys, u32),
+        of: (KeyChoice, &GeneralHeader),
+        request: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        for _ in 0..STALE_MAX {
+            match self.general_once(context, keys, of, request).await {
+                Err(error) if error.is_stale() => {}
+                done => return done,
+            }
+        }
+        self.general_once(context, keys, of, request).await
+    }
+
+    async fn general_once(
         &self,
         context: &Context,
         (keys, counter): (&MeterKeys, u32),

@@ -25,6 +25,11 @@ pub struct Config {
     /// The token that holds `kek-ek-1`, `kek-ak-1`, `kek-hs-1`, `kek-mk-1` and `transport-1`, and the head-end's own
     /// `sign-p256-1`, `agree-p256-1` (suite 1), `sign-p384-1`, `agree-p384-1` (suite 2). What it lacks, meters do without.
     pub token: hsm::TokenConfig,
+    /// More tokens with the same keys (`[[tokens]]`), at most 15: copies made in a ceremony. Work goes to those that do
+    /// it; custody serves while one of them does. One with other keys is refused at the start. Give each a module of its
+    /// own, if only a copy of one file: what recovers one disturbs the others of its module.
+    #[serde(default)]
+    pub tokens: Vec<hsm::TokenConfig>,
     /// The generation of key-encryption keys that new keys are kept under: N of `kek-ek-N`, `kek-ak-N`, `kek-hs-N` and
     /// `kek-mk-N`. Default: the newest of which the token has all four. Pin it while replicas are restarted after a
     /// ceremony: one that does not know a generation yet cannot use keys that another keeps under it.
@@ -147,6 +152,18 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Whether a token would be opened anew sooner than all keys in use are unwrapped twice.
+    fn objects_are_few(&self) -> bool {
+        let least = u64::try_from(self.unwrapped_keys_max)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(2);
+        std::iter::once(&self.token)
+            .chain(&self.tokens)
+            .any(|token| (1..=least).contains(&token.objects_max))
+    }
+}
+
 impl ServiceConfig for Config {
     fn server(&self) -> &Server {
         &self.server
@@ -207,6 +224,11 @@ impl ServiceConfig for Config {
                 "rotation_retire_seconds",
                 !(3600..=31_536_000).contains(&self.rotation_retire_seconds),
                 "must be 3600..31536000",
+            ),
+            (
+                "objects_max of a token",
+                self.objects_are_few(),
+                "must be 0 or more than twice unwrapped_keys_max: the token would be opened anew all the time",
             ),
             (
                 "unwrapped_keys_max",

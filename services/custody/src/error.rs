@@ -252,6 +252,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether a key was stale: its token failed, or was opened anew. What was to be done can be done again from the
+    /// unwrapping of the key.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(self, Self::Token(hsm::Error::StaleKey))
+    }
+}
+
 impl From<hsm::Error> for Error {
     fn from(error: hsm::Error) -> Self {
         match error {

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::{
     challenge,
     error::Error,
-    keyring::{HlsSecret, Kek, Keyring, MeterKeys, Sender, Under, curve, signing_label},
+    keyring::{HlsSecret, Kek, Keyring, MeterKeys, STALE_MAX, Sender, Under, curve, signing_label},
 };
 
 /// One authentication, as one side sees it.
@@ -119,6 +119,21 @@ impl Keyring {
 
     /// The token of HLS 3, 4 and 6 that this side makes.
     async fn hashed(
+        &self,
+        keys: &MeterKeys,
+        asked: Challenge<'_>,
+        signer: Sender,
+    ) -> Result<Vec<u8>, Error> {
+        for _ in 0..STALE_MAX {
+            match self.hashed_once(keys, asked, signer).await {
+                Err(error) if error.is_stale() => {}
+                done => return done,
+            }
+        }
+        self.hashed_once(keys, asked, signer).await
+    }
+
+    async fn hashed_once(
         &self,
         keys: &MeterKeys,
         asked: Challenge<'_>,

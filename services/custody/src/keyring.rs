@@ -5,15 +5,15 @@
 //! octets. Alone it forges nothing and reads nothing. It lives as long as the cipher context that needs it, and no
 //! response carries it.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+mod cache;
+
+use std::sync::{Mutex, PoisonError};
 
 use dlms::{Suite, SystemTitle, security::SecurityControl};
 use hsm::{Curve, KeyHandle, Token};
 use zeroize::Zeroizing;
 
+use self::cache::Cache;
 use crate::{error::Error, seal::Kind, store::KeyRow};
 
 /// A kind of key-encryption key. Each has generations: `kek-ek-1`, `kek-ek-2` and so on.
@@ -262,7 +262,7 @@ pub(crate) struct Keyring {
     token: Token,
     /// What new rows are kept under.
     generation: u32,
-    cache: Mutex<Cache>,
+    cache: Mutex<Cache<KeyHandle>>,
 }
 
 impl Keyring {
@@ -291,11 +291,7 @@ impl Keyring {
         Self {
             token,
             generation,
-            cache: Mutex::new(Cache {
-                max,
-                tick: 0,
-                held: HashMap::new(),
-            }),
+            cache: Mutex::new(Cache::new(max)),
         }
     }
 
@@ -392,19 +388,18 @@ impl Keyring {
         gcm: &Gcm,
         apdu: &[u8],
     ) -> Result<Vec<u8>, Error> {
-        let handle = match under {
+        let mut handle = match under {
             Under::Global => self.handle(keys).await?,
             Under::Held(handle) => return Ok(gcm.protect(&self.token, handle, apdu).await?),
         };
-        let sealed = match gcm.protect(&self.token, &handle, apdu).await {
-            // The same nonce, but also the same plaintext: the same ciphertext.
-            Err(hsm::Error::StaleKey) => {
-                let fresh = self.fresh(keys).await?;
-                gcm.protect(&self.token, &fresh, apdu).await
+        for _ in 0..STALE_MAX {
+            match gcm.protect(&self.token, &handle, apdu).await {
+                // The same nonce, but also the same plaintext: the same ciphertext.
+                Err(hsm::Error::StaleKey) => handle = self.fresh(keys).await?,
+                done => return Ok(done?),
             }
-            done => done,
-        };
-        Ok(sealed?)
+        }
+        Err(hsm::Error::StaleKey.into())
     }
 
     /// Deciphers a response of the meter; `None` if its tag is wrong.
@@ -418,14 +413,16 @@ impl Keyring {
         let opened = match under {
             Under::Held(handle) => gcm.unprotect(&self.token, handle, body).await,
             Under::Global => {
-                let handle = self.handle(keys).await?;
-                match gcm.unprotect(&self.token, &handle, body).await {
-                    Err(hsm::Error::StaleKey) => {
-                        let fresh = self.fresh(keys).await?;
-                        gcm.unprotect(&self.token, &fresh, body).await
+                let mut handle = self.handle(keys).await?;
+                let mut opened = gcm.unprotect(&self.token, &handle, body).await;
+                for _ in 0..STALE_MAX {
+                    if !matches!(opened, Err(hsm::Error::StaleKey)) {
+                        break;
                     }
-                    done => done,
+                    handle = self.fresh(keys).await?;
+                    opened = gcm.unprotect(&self.token, &handle, body).await;
                 }
+                opened
             }
         };
         match opened {
@@ -446,6 +443,16 @@ impl Keyring {
     }
 
     async fn fresh(&self, keys: &MeterKeys) -> Result<KeyHandle, Error> {
+        for _ in 0..STALE_MAX {
+            match self.fresh_once(keys).await {
+                Err(error) if error.is_stale() => {}
+                done => return done,
+            }
+        }
+        self.fresh_once(keys).await
+    }
+
+    async fn fresh_once(&self, keys: &MeterKeys) -> Result<KeyHandle, Error> {
         let encryption = keys.encryption.as_ref().ok_or_else(|| keys.changed())?;
         let handle = self
             .token
@@ -468,55 +475,14 @@ impl Keyring {
 
     /// Lets go of a meter's key: the last handle destroys the object.
     pub(crate) fn forget(&self, meter_id: &str) {
-        self.cache().held.remove(meter_id);
+        self.cache().remove(meter_id);
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache<KeyHandle>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The keys used last. A handle that falls out is destroyed in the token with its last clone.
-struct Cache {
-    max: usize,
-    tick: u64,
-    held: HashMap<String, Held>,
-}
-
-struct Held {
-    wrapped: Vec<u8>,
-    handle: KeyHandle,
-    used: u64,
-}
-
-impl Cache {
-    fn get(&mut self, meter_id: &str, wrapped: &[u8]) -> Option<KeyHandle> {
-        self.tick += 1;
-        let held = self
-            .held
-            .get_mut(meter_id)
-            .filter(|held| held.wrapped == wrapped)?;
-        held.used = self.tick;
-        Some(held.handle.clone())
-    }
-
-    fn put(&mut self, meter_id: &str, wrapped: &[u8], handle: KeyHandle) {
-        self.tick += 1;
-        if self.held.len() >= self.max && !self.held.contains_key(meter_id) {
-            let oldest = self
-                .held
-                .iter()
-                .min_by_key(|(_, held)| held.used)
-                .map(|(meter, _)| meter.clone());
-            if let Some(oldest) = oldest {
-                self.held.remove(&oldest);
-            }
-        }
-        let held = Held {
-            wrapped: wrapped.to_vec(),
-            handle,
-            used: self.tick,
-        };
-        self.held.insert(meter_id.to_owned(), held);
-    }
-}
+/// How often a key that has become stale is unwrapped again: once for each token that fails, or module that is
+/// initialised anew, in this very moment.
+pub(crate) const STALE_MAX: usize = 8;

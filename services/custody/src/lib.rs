@@ -43,6 +43,7 @@ mod seal;
 mod step;
 mod store;
 mod terms;
+mod tokens;
 mod trail;
 mod transfer;
 
@@ -50,7 +51,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use futures::future::BoxFuture;
-use kit::{Health, Listener, Server, Shutdown, StartError, Tasks, Trail, permit::PermitKey};
+use kit::{Listener, Server, Shutdown, StartError, Tasks, Trail, permit::PermitKey};
 use latchkey_proto::{
     audit::v1::EntryKind,
     custody::v1::{
@@ -69,12 +70,11 @@ use crate::{
     rewrap::Rewrapping,
     store::Store,
     terms::Leave,
+    tokens::Watch,
     trail::Reporter,
 };
 pub use crate::{config::Config, crash::CRASH_POINTS, error::Error};
 
-/// How often the token is asked to prove itself.
-const TOKEN_CHECK: Duration = Duration::from_secs(2);
 /// Bulk imports under way at one time: each keeps the token as busy as it may.
 const IMPORTS_MAX: usize = 2;
 
@@ -90,7 +90,7 @@ pub fn serve(
 
 async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(), StartError> {
     let gate = Gate::new(permit_key(&config.permit_key_file)?, &config);
-    let token = hsm::Token::open(&config.token, hsm::Role::Custody).await?;
+    let token = tokens::open(&config).await?;
     let max = config.unwrapped_keys_max;
     let keyring = Keyring::new(token.clone(), max, config.kek_generation).await;
     let keyring = keyring.map_err(|e| StartError::context("kek_generation", e))?;
@@ -99,6 +99,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let trail = Trail::new(kit::client::channel(&config.auditor, &config.server.tls)?);
     let (reporter, carrier) = Reporter::new(trail, store.clone());
     store.enqueue_start(&started(&config)).await?;
+    let watch = Watch::new(token.clone(), store.clone(), reporter.clone());
     let tasks = Tasks::new(shutdown.clone());
     let memory = remember(&config, &store, &tasks).await?;
     tasks.spawn("trail", carrier.run(shutdown.clone()));
@@ -141,7 +142,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         // The server first: it says that it serves when it begins.
         biased;
         served = server.serve(listener, shutdown) => served,
-        () = follow(token, memory, health) => Ok(()),
+        () = watch.follow(memory, health) => Ok(()),
     };
     tasks.join().await;
     served
@@ -165,28 +166,13 @@ async fn remember(
     Ok(Arc::new(memory))
 }
 
-/// Serving exactly while the token does its work and counters may be had. The check also takes back a token that was
-/// gone.
-async fn follow(token: hsm::Token, memory: Arc<Memory>, health: Health) {
-    let mut healthy = true;
-    loop {
-        let now = token.health().await;
-        if now != healthy {
-            tracing::warn!(token = token.label(), healthy = now, "the token changed");
-        }
-        healthy = now;
-        health.set(healthy && memory.is_sure()).await;
-        tokio::time::sleep(TOKEN_CHECK).await;
-    }
-}
-
 /// What the trail says of this start. The digest changes with the configuration; it shows none of it.
 fn started(config: &Config) -> latchkey_proto::audit::v1::Entry {
     let digest = digest::digest(&digest::SHA256, format!("{config:?}").as_bytes());
     let detail = format!(
-        "custody started: token {:?}, lab_import = {}, allow_legacy_hls = {}, allow_encryption_only = {}, \
+        "custody started: tokens {:?}, lab_import = {}, allow_legacy_hls = {}, allow_encryption_only = {}, \
          configuration SHA-256 {}",
-        config.token.token_label,
+        tokens::labels(config),
         config.lab_import,
         config.allow_legacy_hls,
         config.allow_encryption_only,

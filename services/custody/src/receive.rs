@@ -42,7 +42,7 @@ use crate::{
     custody::Custody,
     error::Error,
     hls::{Challenge, Proof},
-    keyring::{MeterKeys, Sender, Under, curve, split_tag},
+    keyring::{MeterKeys, STALE_MAX, Sender, Under, curve, split_tag},
     outstanding::Answer,
     own,
     store::CounterOf,
@@ -173,8 +173,25 @@ impl Custody {
         apdu.ok_or(WRONG_TAG)
     }
 
-    /// Opens general-ciphering. Returns the transaction as well, where the key is one of its own.
+    /// Opens general-ciphering. Returns the transaction as well, where the key is one of its own. A key that was lost
+    /// with its token is found again.
     async fn open_general(
+        &self,
+        context: &Context,
+        state: &State,
+        keys: &MeterKeys,
+        content: &[u8],
+    ) -> Result<(Vec<u8>, Option<Vec<u8>>), Error> {
+        for _ in 0..STALE_MAX {
+            match self.open_general_once(context, state, keys, content).await {
+                Err(error) if error.is_stale() => {}
+                done => return done,
+            }
+        }
+        self.open_general_once(context, state, keys, content).await
+    }
+
+    async fn open_general_once(
         &self,
         context: &Context,
         state: &State,
