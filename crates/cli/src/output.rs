@@ -80,6 +80,16 @@ impl Output {
         self.spinner.enable_steady_tick(Duration::from_millis(120));
     }
 
+    /// A bar for long work of a known length, on stderr, and only if that is a terminal. Its owner moves and ends it.
+    pub(crate) fn progress(&self, length: u64) -> ProgressBar {
+        let bar = ProgressBar::new(length);
+        let template = "{wide_bar} {percent}% {elapsed} ({eta} left)";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar
+    }
+
     pub(crate) fn done(&self) {
         self.spinner.finish_and_clear();
     }

@@ -1,6 +1,9 @@
 //! Verbs about the keys that custody holds.
 
-use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use latchkey_proto::custody::v1 as custody;
 
 use super::{Auth, Policy};
 
@@ -8,8 +11,8 @@ use super::{Auth, Policy};
 pub(crate) enum Keys {
     /// Generate a meter's keys inside the token.
     Generate(Box<KeysGenerate>),
-    /// What custody holds, for every meter.
-    List,
+    /// What custody holds, for every meter or those that are asked for.
+    List(Box<KeysList>),
     /// What custody holds for one meter.
     Show {
         /// The meter's id.
@@ -32,6 +35,141 @@ pub(crate) enum Keys {
     Generations,
     /// Import keys wrapped (RFC 3394) under the token's transport key.
     Import(Box<KeysImport>),
+    /// Import a delivery: the wrapped keys of many meters, from CSV or JSON lines. Once more is no harm.
+    ImportFile(Box<KeysImportFile>),
+    /// Change what is known of a meter in clear; its open associations end.
+    Update(Box<KeysUpdate>),
+    /// Say that somebody else may have a meter's keys: they serve for nothing but to be replaced.
+    Compromise {
+        /// The meter's id.
+        meter: String,
+        /// Why, for the trail.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Destroy a meter's keys, for good. It may get other keys afterwards, never these.
+    Destroy(Box<KeysDestroy>),
+    /// Which keys a meter has and had, or whose key one is or was. Never a key byte.
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Fingerprint {
+        /// The meter's id.
+        #[arg(group = "which")]
+        meter: Option<String>,
+        /// The fingerprint of a key: 16 octets in hex.
+        #[arg(long, value_name = "HEX", group = "which")]
+        of: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysList {
+    /// Only keys that came in so: generated, imported or lab.
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) source: Option<String>,
+    /// Only keys in this state.
+    #[arg(long, value_enum, value_name = "STATE")]
+    pub(crate) state: Option<KeyState>,
+    /// Only rows under this generation of key-encryption keys.
+    #[arg(long, value_name = "N")]
+    pub(crate) kek_generation: Option<u32>,
+    /// Only keys stored before this time, such as 2026-01-31T00:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) before: Option<jiff::Timestamp>,
+    /// Only meters whose next invocation counter is at least this.
+    #[arg(long, value_name = "N")]
+    pub(crate) counter_min: Option<u32>,
+    /// Only keys of this batch of an import, as the trail names it.
+    #[arg(long, value_name = "ID")]
+    pub(crate) batch: Option<String>,
+    /// Instead of the list, the digest that the trail has of a batch.
+    #[arg(long, requires = "batch")]
+    pub(crate) digest: bool,
+}
+
+/// Whether a meter's keys may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyState {
+    /// They may.
+    Active,
+    /// Somebody else may have them.
+    Compromised,
+    /// The secrets are gone.
+    Destroyed,
+}
+
+impl From<KeyState> for custody::KeyState {
+    fn from(state: KeyState) -> Self {
+        match state {
+            KeyState::Active => Self::Active,
+            KeyState::Compromised => Self::Compromised,
+            KeyState::Destroyed => Self::Destroyed,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysImportFile {
+    /// CSV or JSON lines, in hex; docs/cli.md describes them.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Where rejected rows are told, one JSON object a line. Default: FILE.rejected.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Label of the transport key, where the file names none: transport-N or transport-rsa-N.
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) transport: Option<String>,
+    /// System title the client uses, where the file has none: 8 octets in hex.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) client_title: Option<String>,
+    /// Security suite, where the file says none.
+    #[arg(long, value_name = "0|1|2", value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) suite: Option<u8>,
+    #[command(flatten)]
+    pub(crate) uses: Uses,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysUpdate {
+    /// The meter's id.
+    pub(crate) meter: String,
+    /// System title the client uses: 8 octets in hex.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) client_title: Option<String>,
+    /// The meter's system title: 8 octets in hex.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) server_title: Option<String>,
+    /// The meter's public key for ECDSA, X || Y: 64 octets in hex, 96 in suite 2; empty for none.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) server_signing_key: Option<String>,
+    /// The meter's public key for ECDH, X || Y, likewise.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) server_agreement_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) uses: Uses,
+    /// Name no mechanism: any that the keys serve.
+    #[arg(long, conflicts_with = "mechanism")]
+    pub(crate) any_mechanism: bool,
+    /// Name no policy: authenticated and encrypted alone.
+    #[arg(long, conflicts_with = "policy")]
+    pub(crate) no_policy: bool,
+    /// The version of the row that the change was decided upon. Default: the one it has now.
+    #[arg(long, value_name = "N")]
+    pub(crate) version: Option<i64>,
+    /// Why, for the trail.
+    #[arg(long)]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysDestroy {
+    /// The meter's id.
+    pub(crate) meter: String,
+    /// The check value of the encryption key that is to be destroyed, 10 digits; empty for a meter without.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) check_value: String,
+    /// Why, for the trail.
+    #[arg(long)]
+    pub(crate) reason: String,
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,15 @@
 //! What custody holds: descriptions, never a key byte.
 
+use aws_lc_rs::digest;
 use latchkey_proto::custody::v1 as pb;
 use serde_json::{Value, json};
 
 use crate::access::name_of;
+use crate::args::KeysList;
 use crate::client::{Session, all_pages};
 use crate::exit::Exit;
 use crate::failure::{Failure, Party};
-use crate::output::{Output, time};
+use crate::output::{Output, short, time};
 
 /// One meter's.
 pub(super) async fn show(
@@ -15,43 +17,87 @@ pub(super) async fn show(
     session: &Session,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let what = format!("read what custody holds for {meter_id}");
-    let response = session
-        .keys()?
-        .get_meter_keys(pb::GetMeterKeysRequest { meter_id })
-        .await
-        .map_err(|status| Failure::status(&what, &status))?;
-    one(response.into_inner().keys, output)
+    let keys = held(&meter_id, session).await?;
+    table(&[keys], output);
+    Ok(Exit::OK)
 }
 
-/// Every meter's.
-pub(super) async fn list(session: &Session, output: &Output) -> Result<Exit, Failure> {
+/// What custody holds for a meter now.
+pub(super) async fn held(meter_id: &str, session: &Session) -> Result<pb::MeterKeys, Failure> {
+    let what = format!("read what custody holds for {meter_id}");
+    let request = pb::GetMeterKeysRequest {
+        meter_id: meter_id.to_owned(),
+    };
+    let response = session
+        .keys()?
+        .get_meter_keys(request)
+        .await
+        .map_err(|status| Failure::status(&what, &status))?;
+    response.into_inner().keys.ok_or_else(undescribed)
+}
+
+/// Those that are asked for.
+pub(super) async fn list(
+    args: &KeysList,
+    session: &Session,
+    output: &Output,
+) -> Result<Exit, Failure> {
     let request = pb::ListMeterKeysRequest {
         page_size: 500,
-        ..pb::ListMeterKeysRequest::default()
+        page_token: String::new(),
+        source: args.source.clone().unwrap_or_default(),
+        state: args
+            .state
+            .map_or(pb::KeyState::Unspecified, Into::into)
+            .into(),
+        kek_generation: args.kek_generation.unwrap_or_default(),
+        create_time_before: args.before.map(|before| prost_types::Timestamp {
+            seconds: before.as_second(),
+            nanos: before.subsec_nanosecond(),
+        }),
+        next_invocation_counter_min: args.counter_min.unwrap_or_default(),
     };
-    let all = all_pages!(
+    let mut all = all_pages!(
         session.keys()?,
         list_meter_keys,
         request,
         keys,
         "list what custody holds"
     );
-    table(&all, output);
+    if let Some(batch) = &args.batch {
+        all.retain(|keys| keys.import_id == *batch);
+    }
+    if args.digest {
+        let digest = digest_of(&all);
+        let json = json!({ "meters": all.len(), "digest": digest });
+        output.result(&json, || {
+            format!("{} meters, SHA-256 of their lines {digest}", all.len())
+        });
+    } else {
+        table(&all, output);
+    }
     Ok(Exit::OK)
+}
+
+/// What the trail says of a batch: SHA-256 of a line for each meter, by id.
+fn digest_of(all: &[pb::MeterKeys]) -> String {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    for keys in all {
+        let line = format!("{} {}\n", keys.meter_id, hex::encode(&keys.check_value));
+        hash.update(line.as_bytes());
+    }
+    hex::encode(hash.finish())
 }
 
 /// The description that an answer must come with.
 pub(super) fn one(keys: Option<pb::MeterKeys>, output: &Output) -> Result<Exit, Failure> {
-    let keys = keys.ok_or_else(|| {
-        Failure::new(
-            Exit::INTERNAL,
-            Party::Service,
-            "custody answered without a description",
-        )
-    })?;
-    table(&[keys], output);
+    table(&[keys.ok_or_else(undescribed)?], output);
     Ok(Exit::OK)
+}
+
+fn undescribed() -> Failure {
+    let what = "custody answered without a description";
+    Failure::new(Exit::INTERNAL, Party::Service, what)
 }
 
 fn table(all: &[pb::MeterKeys], output: &Output) {
@@ -66,6 +112,7 @@ fn table(all: &[pb::MeterKeys], output: &Output) {
         "NEXT COUNTER",
         "SOURCE",
         "STORED",
+        "STATE",
     ];
     output.table(&header, &rows);
 }
@@ -77,19 +124,26 @@ fn row(keys: &pb::MeterKeys) -> Vec<String> {
         hex::encode(&keys.server_system_title),
         keys.security_suite.to_string(),
         hex::encode(&keys.check_value),
-        held(keys),
+        also(keys),
         keys.next_invocation_counter.to_string(),
         keys.source.clone(),
         time(keys.create_time.as_ref()),
+        state(keys),
     ]
 }
 
+fn state(keys: &pb::MeterKeys) -> String {
+    let state = keys.state();
+    short(state.as_str_name(), "KEY_STATE_").to_owned()
+}
+
 /// What is held besides the two global keys.
-fn held(keys: &pb::MeterKeys) -> String {
+fn also(keys: &pb::MeterKeys) -> String {
     let all = [
         (keys.has_password, "password"),
         (keys.has_hls_secret, "HLS secret"),
         (keys.has_key_encryption_key, "KEK"),
+        (keys.has_broadcast_key, "GBEK"),
         (!keys.server_signing_key.is_empty(), "signing key"),
         (!keys.server_agreement_key.is_empty(), "agreement key"),
     ];
@@ -111,6 +165,10 @@ fn json_of(keys: &pb::MeterKeys) -> Value {
         "check_value": hex::encode(&keys.check_value),
         "security_suite": keys.security_suite,
         "mechanisms": keys.mechanisms().map(name_of).collect::<Vec<_>>(),
+        "policies": keys
+            .policies()
+            .map(|policy| short(policy.as_str_name(), "SECURITY_POLICY_"))
+            .collect::<Vec<_>>(),
         "has_password": keys.has_password,
         "has_hls_secret": keys.has_hls_secret,
         "has_key_encryption_key": keys.has_key_encryption_key,
@@ -119,5 +177,12 @@ fn json_of(keys: &pb::MeterKeys) -> Value {
         "next_invocation_counter": keys.next_invocation_counter,
         "source": keys.source,
         "create_time": time(keys.create_time.as_ref()),
+        "row_version": keys.row_version,
+        "state": state(keys),
+        "state_reason": keys.state_reason,
+        "has_broadcast_key": keys.has_broadcast_key,
+        "broadcast_check_value": hex::encode(&keys.broadcast_check_value),
+        "change_time": time(keys.change_time.as_ref()),
+        "import_id": keys.import_id,
     })
 }

@@ -2,7 +2,11 @@
 //!
 //! A verb, or a few that belong together, has a file of its own here.
 
+mod bulk;
+mod change;
 mod client;
+mod delivery;
+mod fingerprint;
 mod import;
 mod list;
 mod rewrap;
@@ -25,8 +29,15 @@ pub(crate) async fn run(
         args::Keys::Import(args) => import::import(&args, session, output).await,
         args::Keys::Rewrap { to } => rewrap::rewrap(to, session, output).await,
         args::Keys::Generations => rewrap::generations(session, output).await,
-        args::Keys::List => list::list(session, output).await,
+        args::Keys::ImportFile(args) => bulk::run(&args, session, output).await,
+        args::Keys::List(args) => list::list(&args, session, output).await,
         args::Keys::Show { meter } => list::show(meter, session, output).await,
+        args::Keys::Update(args) => change::update(&args, session, output).await,
+        args::Keys::Compromise { meter, reason } => {
+            change::compromise(meter, reason, session, output).await
+        }
+        args::Keys::Destroy(args) => change::destroy(&args, session, output).await,
+        args::Keys::Fingerprint { meter, of } => fingerprint::run(meter, of, session, output).await,
         args::Keys::Client { suite } => client::run(suite, session, output).await,
     }
 }
