@@ -174,7 +174,8 @@ impl CompactArray {
     ) -> Result<Self, Error> {
         let of = TypeDescription::read(reader, depth)?;
         let mut contents = reader.nested()?;
-        let mut spending = budget.of_contents(contents.left());
+        let (begin, length) = (contents.offset(), contents.left());
+        let mut spending = budget.of_contents(length);
         let before = spending.elements;
         let mut elements = Vec::new();
         while contents.left() > 0 {
@@ -192,17 +193,29 @@ impl CompactArray {
         }
         let spent = before.saturating_sub(spending.elements);
         budget.elements = budget.elements.saturating_sub(spent);
-        Ok(Self { of, elements })
+        let array = Self { of, elements };
+        // A length may have been written in five octets where one would do: what was decoded must encode to what decodes.
+        if spent.saturating_mul(5) > length.saturating_mul(2) {
+            Budget::default()
+                .of_contents(array.contents().len())
+                .spend_all(begin, spent)?;
+        }
+        Ok(array)
     }
 
     /// What follows the tag.
     pub(super) fn put_value(&self, out: &mut Vec<u8>) {
         self.of.put(out);
+        put_prefixed(out, &self.contents());
+    }
+
+    /// The elements, without tags.
+    fn contents(&self) -> Vec<u8> {
         let mut contents = Vec::new();
         for element in &self.elements {
             put_untagged(element, &mut contents);
         }
-        put_prefixed(out, &contents);
+        contents
     }
 }
 

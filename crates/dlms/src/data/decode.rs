@@ -46,7 +46,11 @@ impl Budget {
     }
 
     pub(super) fn spend(&mut self, offset: usize) -> Result<(), Error> {
-        self.elements = self.elements.checked_sub(1).ok_or(Error::Bounds {
+        self.spend_all(offset, 1)
+    }
+
+    pub(super) fn spend_all(&mut self, offset: usize, elements: usize) -> Result<(), Error> {
+        self.elements = self.elements.checked_sub(elements).ok_or(Error::Bounds {
             offset,
             expected: self.expected,
             found: MAX_ELEMENTS.saturating_add(1),
