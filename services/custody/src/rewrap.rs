@@ -13,7 +13,12 @@
 //! No key that is kept by RFC 3394 is in clear in this process. What is sealed (authentication keys, passwords) the token
 //! gives to `hsm`, which gives it back to be sealed anew.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod others;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use hsm::{KekGeneration, Reseal, Role, Token, TokenConfig};
 use latchkey_proto::audit::v1::EntryKind;
@@ -25,7 +30,7 @@ use crate::{
     error::Error,
     keyring::Kek,
     seal::Kind,
-    store::{KeyRow, Store},
+    store::{GenerationRow, KeyRow, Rewrapped, RotationRow, Store},
     trail,
 };
 
@@ -206,11 +211,32 @@ impl Rewrap {
     async fn batch(&mut self, rows: Vec<KeyRow>) -> Result<(), Error> {
         let read = rows.len();
         let token = self.custody.keyring.token();
-        let (rewrapped, failed) = rewrap(token, &self.backup, rows, self.to).await?;
+        let ids = (first_of(&rows), self.after.as_str());
+        let others = self.custody.store.others_not_under(self.to, ids).await?;
+        let (rewrapped, mut failed) = rewrap(token, &self.backup, rows, self.to).await?;
+        // In the order of their ids, as every transaction that has more rows than one: two never wait for each other.
+        let mut meters: BTreeMap<String, Rewrapped> = rewrapped
+            .into_iter()
+            .map(|row| {
+                let meter = Rewrapped {
+                    row,
+                    keys: Vec::new(),
+                    rotation: None,
+                };
+                (meter.row.meter_id.clone(), meter)
+            })
+            .collect();
+        let tokens = (token, &self.backup);
+        let bad = with_others(tokens, &mut meters, others, self.to).await?;
+        meters.retain(|id, _| !bad.contains(id));
+        failed.extend(bad);
+        let rewrapped: Vec<Rewrapped> = meters.into_values().collect();
         let (to, principal) = (self.to, self.principal.as_str());
         let ends = (rewrapped.first(), rewrapped.last());
         let ends = match ends {
-            (Some(first), Some(last)) => format!("{} to {}", first.meter_id, last.meter_id),
+            (Some(first), Some(last)) => {
+                format!("{} to {}", first.row.meter_id, last.row.meter_id)
+            }
             _ => String::new(),
         };
         let entry = |count: usize| {
@@ -231,9 +257,42 @@ impl Rewrap {
     }
 }
 
+fn first_of(rows: &[KeyRow]) -> &str {
+    rows.first().map_or("", |row| &row.meter_id)
+}
+
+/// Adds what else these meters have; the ids of those of which something does not open.
+async fn with_others(
+    tokens: (&Token, &Token),
+    meters: &mut BTreeMap<String, Rewrapped>,
+    (keys, rotations): (Vec<GenerationRow>, Vec<RotationRow>),
+    to: u32,
+) -> Result<BTreeSet<String>, Error> {
+    let mut bad = BTreeSet::new();
+    for old in keys {
+        let Some(meter) = meters.get_mut(&old.meter_id) else {
+            continue;
+        };
+        match others::key(tokens, &old, to).await? {
+            Some(key) => meter.keys.push(key),
+            None => drop(bad.insert(old.meter_id)),
+        }
+    }
+    for old in rotations {
+        let Some(meter) = meters.get_mut(&old.meter_id) else {
+            continue;
+        };
+        match others::rotation(tokens.0, &old, to).await? {
+            Some(rotation) => meter.rotation = Some(rotation),
+            None => drop(bad.insert(old.meter_id)),
+        }
+    }
+    Ok(bad)
+}
+
 async fn store_all(
     store: &Store,
-    rows: &[KeyRow],
+    rows: &[Rewrapped],
     entry: impl FnOnce(usize) -> latchkey_proto::audit::v1::Entry + Send,
 ) -> Result<usize, Error> {
     if rows.is_empty() {
@@ -309,8 +368,6 @@ async fn rewrap(
             }
         }
     }
-    // The order of every transaction that has more rows than one: two of them never wait for each other.
-    done.sort_by(|a, b| a.meter_id.cmp(&b.meter_id));
     Ok((done, failed))
 }
 

@@ -84,6 +84,11 @@ impl std::fmt::Display for KeySet {
     }
 }
 
+/// The additional authenticated data of a rotation's parameter: `send` or `confirm`.
+pub(crate) fn parameter_binding(rotation: &crate::store::RotationRow, what: &str) -> Vec<u8> {
+    begin::binding(rotation, what)
+}
+
 /// A key as the database calls it.
 pub(crate) const fn name_of(key: KeyId) -> &'static str {
     match key {

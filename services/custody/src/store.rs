@@ -23,6 +23,7 @@ pub(crate) use self::{
     keys::{Generations, KeyRow, KeyState, Placed},
     outbox::Pending,
     permits::Use,
+    rewrap::Rewrapped,
     rotations::{Activation, Beginning, GenerationRow, RotationRow, RotationState},
     stock::{Arrival, Filter},
 };

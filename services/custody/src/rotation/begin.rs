@@ -392,7 +392,7 @@ fn sealed_in<'a>(rotation: &'a RotationRow, what: &str) -> &'a [u8] {
 }
 
 /// The additional authenticated data of a parameter.
-fn binding(rotation: &RotationRow, what: &str) -> Vec<u8> {
+pub(super) fn binding(rotation: &RotationRow, what: &str) -> Vec<u8> {
     bound(
         b"latchkey-rotation-v1",
         &[

@@ -53,7 +53,7 @@ impl GenerationRow {
     }
 
     /// The additional authenticated data of what is sealed in it. A wrapped key is bound by it, a sealed one is inside.
-    fn binding(&self) -> Vec<u8> {
+    pub(crate) fn binding(&self) -> Vec<u8> {
         let wrapped: &[u8] = match self.key {
             KeyId::GlobalAuthentication => &[],
             _ => &self.secret,
@@ -210,6 +210,11 @@ impl Keyring {
     ) -> Result<MeterKeys, Error> {
         let mut keys = self.meter_keys(row, need).await?;
         for key in new {
+            // One of the two was read before a re-wrap and the other after it.
+            if key.kek_generation != row.generations.kek {
+                let meter = row.meter_id.clone();
+                return Err(Error::KeysChanged { meter });
+            }
             let opened = self.open_generation(key).await?;
             match key.key {
                 KeyId::GlobalUnicastEncryption => keys.replace_ek(

@@ -79,6 +79,13 @@ impl Custody {
             {
                 return Err(Error::RotationOver);
             }
+            // One of the two was read before a re-wrap and the other after it.
+            if new
+                .iter()
+                .any(|key| key.kek_generation != row.generations.kek)
+            {
+                continue;
+            }
             let (next, retiring) = self.keyring.replaced(&row, &new).await?;
             let numbers: Vec<_> = new.iter().map(|key| key.generation.to_string()).collect();
             let detail = format!(

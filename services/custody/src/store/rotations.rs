@@ -180,6 +180,15 @@ impl Store {
         crash_point(crash::BEFORE_BEGIN_ROTATION);
         let now = clock::micros(clock::now());
         let mut tx = self.pool.begin().await?;
+        let of = (
+            begin.rotation.meter_id.as_str(),
+            begin.rotation.kek_generation,
+        );
+        if !under(&mut tx, of).await? {
+            tx.rollback().await?;
+            let meter = of.0.to_owned();
+            return Err(Error::KeysChanged { meter });
+        }
         if let Some((before, destroyed)) = begin.instead_of {
             end(
                 &mut tx,
@@ -235,6 +244,12 @@ impl Store {
         crash_point(crash::BEFORE_AGREED_KEY);
         let now = clock::micros(clock::now());
         let mut tx = self.pool.begin().await?;
+        let of = (key.meter_id.as_str(), key.kek_generation);
+        if !under(&mut tx, of).await? {
+            tx.rollback().await?;
+            let meter = of.0.to_owned();
+            return Err(Error::KeysChanged { meter });
+        }
         destroy_new(&mut tx, &key.meter_id, now).await?;
         insert_generation(&mut tx, key, "NEW", now).await?;
         sqlx::query("UPDATE rotations SET sealed_confirm = $2 WHERE rotation_id = $1")
@@ -506,6 +521,22 @@ async fn name_behind(
     Ok(named.rows_affected() == 1)
 }
 
+/// Whether the meter's row is under this generation of key-encryption keys still. It knows then that there is more under
+/// it: whoever brings the row under another from what it was before must look again.
+async fn under(
+    tx: &mut Transaction<'_, Any>,
+    (meter_id, kek_generation): (&str, u32),
+) -> Result<bool, Error> {
+    let counted = sqlx::query(
+        "UPDATE meter_keys SET row_version = row_version + 1 WHERE meter_id = $1 AND kek_generation = $2",
+    )
+    .bind(meter_id)
+    .bind(i64::from(kek_generation))
+    .execute(&mut **tx)
+    .await?;
+    Ok(counted.rows_affected() == 1)
+}
+
 /// How many rotations ended: one, or none if it was over.
 async fn end(
     tx: &mut Transaction<'_, Any>,
@@ -612,7 +643,7 @@ async fn insert_generation(
     Ok(())
 }
 
-fn rotation_row(row: &AnyRow) -> Result<RotationRow, Error> {
+pub(super) fn rotation_row(row: &AnyRow) -> Result<RotationRow, Error> {
     let state: String = row.try_get("state")?;
     let state = RotationState::ALL.into_iter().find(|it| it.name() == state);
     let bits: i64 = row.try_get("key_bits")?;
@@ -635,7 +666,7 @@ fn rotation_row(row: &AnyRow) -> Result<RotationRow, Error> {
     })
 }
 
-fn generation_row(row: &AnyRow) -> Result<GenerationRow, Error> {
+pub(super) fn generation_row(row: &AnyRow) -> Result<GenerationRow, Error> {
     let kind: String = row.try_get("kind")?;
     let key = (0..4)
         .filter_map(KeyId::from_id)
