@@ -19,7 +19,7 @@ use crate::able::{GcmBackend, KeyDerivation};
 use crate::cipher::{self, short};
 use crate::curve::{Curve, point};
 use crate::error::Error;
-use crate::key::{self, KeyHandle, Kind, bare_point};
+use crate::key::{self, KeyHandle, Kind, Spare, bare_point};
 use crate::module::making;
 use crate::pool::Engine;
 use crate::secret::{self, used_once};
@@ -68,15 +68,33 @@ impl Token {
     }
 
     /// Brings a key known in clear into use, 16 or 32 octets: a dedicated key, which travels inside
-    /// an InitiateRequest and so has to be known once. It is gone with its last clone.
+    /// an InitiateRequest and so has to be known once. It is gone with its last clone, and not before: with
+    /// it goes a copy wrapped under a `kek-ek-N`, from which it is brought back when its token fails or is
+    /// opened anew.
     pub async fn hold_clear(&self, key: &Zeroizing<Vec<u8>>) -> Result<KeyHandle, Error> {
         cipher::key_length(key.len())?;
         let key = key.clone();
         self.on_any(move |engine| {
+            let spare = engine.spare(&key)?;
             let object = hold(engine.session(), &key, engine.gcm())?;
-            Ok(engine.hold(object))
+            Ok(engine.hold_with_spare(object, spare))
         })
         .await
+    }
+}
+
+impl Engine {
+    /// The key wrapped under the newest key-encryption key; none if the token has none.
+    fn spare(&self, key: &[u8]) -> Result<Option<Spare>, Error> {
+        let keks = self.keys().filter(|(_, found)| found.kind == Kind::KekEk);
+        let newest = keks
+            .map(|(label, _)| label.to_owned())
+            .max_by_key(|label| (label.len(), label.clone()));
+        let wrap = |kek: String| {
+            let wrapped = self.wrap_clear(&kek, key)?;
+            Ok(Spare { kek, wrapped })
+        };
+        newest.map(wrap).transpose()
     }
 }
 

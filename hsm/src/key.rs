@@ -5,7 +5,7 @@ mod template;
 
 use std::collections::BTreeMap;
 use std::ffi::c_ulong;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeInfo, AttributeType, ObjectClass, ObjectHandle};
@@ -39,29 +39,66 @@ struct Held {
     /// The opened session the object belongs to; no two of a process share a number.
     session: u64,
     grave: Arc<Grave>,
+    /// Of a key that nobody else could bring back.
+    spare: Option<Spare>,
+    /// Where such a key is after its session was lost.
+    moved: Mutex<Option<KeyHandle>>,
+}
+
+/// A key wrapped under a key-encryption key of the token.
+#[derive(Clone, Debug)]
+pub(crate) struct Spare {
+    pub(crate) kek: String,
+    pub(crate) wrapped: Vec<u8>,
 }
 
 impl KeyHandle {
-    pub(crate) fn new(object: ObjectHandle, session: u64, grave: Arc<Grave>) -> Self {
+    pub(crate) fn new(
+        object: ObjectHandle,
+        session: u64,
+        grave: Arc<Grave>,
+        spare: Option<Spare>,
+    ) -> Self {
         Self(Arc::new(Held {
             object,
             session,
             grave,
+            spare,
+            moved: Mutex::new(None),
         }))
     }
 
     /// The object, if `session` is the one it lives in.
     pub(crate) fn object_in(&self, session: u64) -> Result<ObjectHandle, Error> {
         if self.0.session == session {
-            Ok(self.0.object)
-        } else {
-            Err(Error::StaleKey)
+            return Ok(self.0.object);
+        }
+        match &*self.moved() {
+            Some(moved) => moved.object_in(session),
+            None => Err(Error::StaleKey),
         }
     }
 
     /// The token that holds it, and the worker of it that owns it.
     pub(crate) fn place(&self) -> (usize, usize) {
-        self.0.grave.place()
+        match &*self.moved() {
+            Some(moved) => moved.place(),
+            None => self.0.grave.place(),
+        }
+    }
+
+    /// What brings it back when its session is lost.
+    pub(crate) fn spare(&self) -> Option<&Spare> {
+        self.0.spare.as_ref()
+    }
+
+    /// From now on it is another object: the same key, brought back.
+    pub(crate) fn move_to(&self, fresh: Self) {
+        *self.moved() = Some(fresh);
+    }
+
+    fn moved(&self) -> MutexGuard<'_, Option<Self>> {
+        self.0.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -325,13 +325,31 @@ impl Token {
     }
 
     /// Runs `op` on the worker that owns the key. If its token fails and another one works, the key
-    /// is stale: it can be unwrapped there.
+    /// is stale: it can be unwrapped there. One with a spare is brought back here.
     pub(crate) async fn on_owner<T: Send + 'static>(
         &self,
         key: &KeyHandle,
+        op: impl FnOnce(&mut Engine) -> Result<T, Error> + Clone + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(spare) = key.spare() else {
+            return self.on_place(key.place(), op).await;
+        };
+        for _ in 0..TRIES_MAX {
+            match self.on_place(key.place(), op.clone()).await {
+                Err(Error::StaleKey) => {
+                    key.move_to(self.unwrap_key(&spare.kek, &spare.wrapped).await?);
+                }
+                done => return done,
+            }
+        }
+        Err(Error::StaleKey)
+    }
+
+    async fn on_place<T: Send + 'static>(
+        &self,
+        (place, worker): (usize, usize),
         op: impl FnOnce(&mut Engine) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let (place, worker) = key.place();
         let member = self.0.members.get(place).ok_or(Error::StaleKey)?;
         let line = member.lines().get(worker).ok_or(Error::StaleKey)?;
         if !member.works() && self.any_works() {

@@ -234,7 +234,7 @@ impl Engine {
         }
     }
 
-    fn wrap_clear(&self, kek: &str, value: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(crate) fn wrap_clear(&self, kek: &str, value: &[u8]) -> Result<Vec<u8>, Error> {
         let kek = self.wrapping_key(kek)?;
         let template = key::incoming_key(KeyType::AES, false);
         let incoming = key::create_with_value(self.session(), template, value)?;

@@ -13,7 +13,7 @@ use cryptoki::session::{Session, SessionState};
 use super::Grave;
 use crate::able::GcmBackend;
 use crate::error::Error;
-use crate::key::{self, Found, KeyHandle, Kind};
+use crate::key::{self, Found, KeyHandle, Kind, Spare};
 use crate::login::Shared;
 use crate::module::Entered;
 use crate::probe;
@@ -143,7 +143,12 @@ impl Engine {
 
     /// A handle to an object of this session.
     pub(crate) fn hold(&self, object: ObjectHandle) -> KeyHandle {
-        KeyHandle::new(object, self.number, Arc::clone(&self.grave))
+        KeyHandle::new(object, self.number, Arc::clone(&self.grave), None)
+    }
+
+    /// The same of a key that is nowhere else: with a wrapped copy, it outlives its session.
+    pub(crate) fn hold_with_spare(&self, object: ObjectHandle, spare: Option<Spare>) -> KeyHandle {
+        KeyHandle::new(object, self.number, Arc::clone(&self.grave), spare)
     }
 
     /// Proves that token, login and keys work now.

@@ -120,6 +120,37 @@ async fn a_module_is_initialised_once_and_its_login_outlives_each_user() {
     assert!(two.health().await);
 }
 
+/// Nobody but the token has a dedicated key: it is brought back, or its association would end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dedicated_key_outlives_its_session_and_its_token() {
+    let site = Site::new();
+    let (a, b) = (site.token("a"), site.token("b"));
+    let configs = [site.config(&a), site.config(&b)];
+    let token = Token::open_all(&configs, Role::Custody).await.unwrap();
+    let key = token.hold_clear(&vec![7; 16].into()).await.unwrap();
+    let sealed = token.seal(&key, [1; 12], b"", b"text").await.unwrap();
+    for (gone, back) in [(&a, &b), (&b, &a), (&a, &b)] {
+        gone.remove_token();
+        let again = token.seal(&key, [1; 12], b"", b"text").await.unwrap();
+        assert_eq!(again, sealed);
+        gone.clear();
+        crate::site::until("both work", async || {
+            token.health().await
+                && token
+                    .tokens()
+                    .iter()
+                    .all(|t| t.state == hsm::TokenState::Works)
+        })
+        .await;
+        back.next(1, "C_EncryptInit", Fault::CloseAll);
+        assert_eq!(
+            token.seal(&key, [1; 12], b"", b"text").await.unwrap(),
+            sealed
+        );
+        back.clear();
+    }
+}
+
 const CRASH: &str = "LATCHKEY_TEST_CRASH";
 
 /// A crash of the module takes the process, and nothing else: the next process goes on.
