@@ -53,6 +53,14 @@ impl Caller {
     pub fn channel(&self, service: &str) -> Result<Channel> {
         let port = PORTS.iter().find(|(name, _)| *name == service);
         let (_, port) = port.context("a service with an API")?;
+        self.channel_at(service, *port)
+    }
+
+    /// A way to a process of a service that listens on another port.
+    ///
+    /// # Errors
+    /// If there is no such certificate.
+    pub fn channel_at(&self, service: &str, port: u16) -> Result<Channel> {
         let client = Client {
             endpoint: format!("https://{}:{port}", self.host),
             peer: Self::name(service).parse()?,
