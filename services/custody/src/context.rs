@@ -104,6 +104,8 @@ pub(crate) struct State {
     pub(crate) received: ReplayWindow,
     /// From the AARQ on, in a context with one.
     pub(crate) dedicated: Option<Dedicated>,
+    /// Invoke id of a GET of the meter's invocation counter that has no answer yet.
+    pub(crate) counter_asked: Option<u8>,
     /// Transactions of requests under keys of their own that have no answer yet.
     pub(crate) transactions: Vec<Vec<u8>>,
     pub(crate) outstanding: Outstanding,
@@ -297,6 +299,7 @@ mod tests {
                 counters: Supply::default(),
                 received: ReplayWindow::new(1),
                 dedicated: None,
+                counter_asked: None,
                 transactions: Vec::new(),
                 outstanding: Outstanding::default(),
                 transfer: None,

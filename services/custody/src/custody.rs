@@ -136,6 +136,7 @@ impl Custody {
             counters: supply,
             received: window(&terms, received_before),
             dedicated: None,
+            counter_asked: None,
             transactions: Vec::new(),
             outstanding: Outstanding::default(),
             transfer: None,

@@ -75,6 +75,18 @@ pub enum Error {
         /// The meter.
         meter: String,
     },
+    /// Hints would raise the counters too far.
+    #[error(
+        "the meter shows invocation counter {shown}, {by} above ours: hints may raise it by {left} more today"
+    )]
+    CounterJump {
+        /// What it shows.
+        shown: u32,
+        /// How far above ours.
+        by: u32,
+        /// By how much hints may raise it yet.
+        left: u32,
+    },
     /// The database went back.
     #[error(
         "the database gives out invocation counters that were used before: it was restored, or it failed over"
@@ -294,6 +306,7 @@ impl Fault for Error {
             | Self::KeysCompromised { .. }
             | Self::KeysDestroyed { .. }
             | Self::CountersExhausted { .. }
+            | Self::CounterJump { .. }
             | Self::AssociationRefused { .. }
             | Self::KeysUnsettled { .. }
             | Self::RotationUnderWay { .. }
@@ -342,6 +355,7 @@ impl Fault for Error {
             Self::WrappedKeyInvalid { .. } => "WRAPPED_KEY_INVALID",
             Self::KeyRowChanged { .. } => "KEY_ROW_CHANGED",
             Self::CountersExhausted { .. } => "INVOCATION_COUNTER_EXHAUSTED",
+            Self::CounterJump { .. } => "COUNTER_JUMP",
             Self::CountersUnsure => "INVOCATION_COUNTERS_UNSURE",
             Self::CountersNotKept => "COUNTER_STATE_NOT_WRITTEN",
             Self::KeysUnsettled { .. } => "KEYS_UNSETTLED",
@@ -420,6 +434,9 @@ fn mend(error: &Error) -> Option<&'static str> {
             "restore the row from a backup, raise next_counter, and find out who changed it"
         }
         Error::CountersExhausted { .. } => "transfer a new encryption key to the meter",
+        Error::CounterJump { .. } => {
+            "find out where the meter was used before; then raise the counter: latchkey keys counter METER --at-least N --reason WHY"
+        }
         Error::CountersUnsure => {
             "wait some seconds: custody raises every counter by itself; then look at the trail and at the database"
         }

@@ -111,6 +111,9 @@ impl Custody {
         }
         let answer = state.outstanding.answered(apdu)?;
         self.rekeyed(context, state, apdu).await?;
+        if context.terms.is_authentic() && state.stage == Stage::Open {
+            self.learn_counter(context, state, apdu).await?;
+        }
         if context.terms.mechanism == Mechanism::Low {
             let counted = space == Space::Global && context.terms.is_authentic();
             let initiated = answer == Answer::Initiated && state.stage == Stage::Initiated;

@@ -14,6 +14,7 @@ use crate::{
     custody::Custody,
     error::Error,
     memory::{Recall, Witness},
+    metrics,
     store::{Floor, Source, Standing, Store},
     trail,
 };
@@ -76,6 +77,7 @@ async fn raise(store: &Store, known: &[Witness], why: &str, gap: u32) -> Result<
     };
     let detail = format!("{why}; every invocation counter is raised by {gap}");
     let meters = store.raise_all(gap, &entry(detail, "")).await?;
+    metrics::counters_raised("restore");
     tracing::error!(why, gap, meters, "every invocation counter was raised");
     for it in known {
         let floor = Floor {

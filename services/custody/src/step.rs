@@ -257,6 +257,16 @@ pub(crate) fn apply(context: &Context, state: &mut State, step: Step) {
                 .first()
                 .and_then(|index| context.allowed.get(*index));
             let service = first.map_or(Service::Get, |allowed| allowed.asked.service);
+            state.counter_asked = match (id, first) {
+                (Id::Short(invoke), Some(only))
+                    if !list && apdu::reads_invocation_counter(&only.asked) =>
+                {
+                    Some(invoke)
+                }
+                // Another request with its id: the answer to come is of that.
+                (Id::Short(invoke), _) if state.counter_asked == Some(invoke) => None,
+                _ => state.counter_asked,
+            };
             outstanding.command(id, service, list.then_some(indices.len()));
         }
         Step::Block(transfer) => {

@@ -12,9 +12,10 @@ use dlms::{CipherFailure, CipherOp, CipherOutput, KeyChoice, SecurityControl, Su
 use kit::status::Fault;
 use latchkey_proto::custody::v1::{
     self as pb, AnswerChallengeRequest, AnswerChallengeResponse, CipherRequest,
-    CloseContextRequest, CloseContextResponse, GetPermitUseRequest, GetPermitUseResponse, KeyInfo,
-    Mechanism, OpenContextRequest, OpenContextResponse, ProtectRequest, ProtectResponse,
-    SecurityPolicy, UnprotectRequest, UnprotectResponse, VerifyAnswerRequest, VerifyAnswerResponse,
+    CloseContextRequest, CloseContextResponse, GetPermitUseRequest, GetPermitUseResponse,
+    HintInvocationCounterRequest, HintInvocationCounterResponse, KeyInfo, Mechanism,
+    OpenContextRequest, OpenContextResponse, ProtectRequest, ProtectResponse, SecurityPolicy,
+    UnprotectRequest, UnprotectResponse, VerifyAnswerRequest, VerifyAnswerResponse,
     cipher_service_server::CipherService,
 };
 use softcipher::{Keys, Setup, SoftCipher};
@@ -124,6 +125,18 @@ impl Custody {
     /// How many streams of jobs were ever opened.
     pub fn streams(&self) -> u32 {
         self.0.streams.load(Ordering::SeqCst)
+    }
+
+    /// Goes on above what the meter shows, if that is higher; whether it was.
+    fn hinted(&self, shown: u32) -> bool {
+        let mut cipher = self.0.cipher.lock().unwrap();
+        let mut counters = cipher.counters();
+        let ahead = shown > counters.sent;
+        if ahead {
+            counters.sent = shown;
+            cipher.resume(counters);
+        }
+        ahead
     }
 
     /// How many contexts were ever opened.
@@ -328,6 +341,15 @@ impl CipherService for Custody {
         _: Request<pb::GetRotationRequest>,
     ) -> Result<Response<pb::GetRotationResponse>, Status> {
         unreachable!("keys are changed with a real custody")
+    }
+
+    async fn hint_invocation_counter(
+        &self,
+        request: Request<HintInvocationCounterRequest>,
+    ) -> Result<Response<HintInvocationCounterResponse>, Status> {
+        let shown = request.into_inner().invocation_counter;
+        let raised = self.hinted(shown);
+        Ok(Response::new(HintInvocationCounterResponse { raised }))
     }
 
     async fn get_permit_use(

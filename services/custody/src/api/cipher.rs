@@ -9,10 +9,10 @@ use latchkey_proto::custody::v1::{
     AlgorithmId as PbAlgorithmId, AnswerChallengeRequest, AnswerChallengeResponse,
     BeginRotationRequest, BeginRotationResponse, CipherRequest, CloseContextRequest,
     CloseContextResponse, GetPermitUseRequest, GetPermitUseResponse, GetRotationRequest,
-    GetRotationResponse, KeyInfo, KeyKind, OpenContextRequest, OpenContextResponse, PermitUse,
-    ProtectRequest, ProtectResponse, Protection as PbProtection, Rotation, RotationKeys,
-    RotationState as PbRotationState, Security, SecurityPolicy, UnprotectRequest,
-    UnprotectResponse, VerifyAnswerRequest, VerifyAnswerResponse,
+    GetRotationResponse, HintInvocationCounterRequest, HintInvocationCounterResponse, KeyInfo,
+    KeyKind, OpenContextRequest, OpenContextResponse, PermitUse, ProtectRequest, ProtectResponse,
+    Protection as PbProtection, Rotation, RotationKeys, RotationState as PbRotationState, Security,
+    SecurityPolicy, UnprotectRequest, UnprotectResponse, VerifyAnswerRequest, VerifyAnswerResponse,
     cipher_service_server::CipherService,
 };
 use tonic::{Request, Response, Status, Streaming};
@@ -142,6 +142,21 @@ impl CipherService for Custody {
         Ok(Response::new(GetRotationResponse {
             rotation: Some(rotation(row)),
         }))
+    }
+
+    async fn hint_invocation_counter(
+        &self,
+        request: Request<HintInvocationCounterRequest>,
+    ) -> Result<Response<HintInvocationCounterResponse>, Status> {
+        let peer = kit::peer(&request);
+        let asked = request.into_inner();
+        let mut violations = Violations::default();
+        violations.check("context_id", kit::check::uuid(&asked.context_id));
+        violations.none()?;
+        let raised = self
+            .hint_counter(&peer, &asked.context_id, asked.invocation_counter)
+            .await?;
+        Ok(Response::new(HintInvocationCounterResponse { raised }))
     }
 
     async fn get_permit_use(

@@ -5,15 +5,16 @@ use kit::{PeerName, clock};
 use latchkey_proto::{
     audit::v1::EntryKind,
     custody::v1::{
-        DestroyMeterKeysRequest, DestroyMeterKeysResponse, GenerateMeterKeysRequest,
+        CounterState, DestroyMeterKeysRequest, DestroyMeterKeysResponse, GenerateMeterKeysRequest,
         GenerateMeterKeysResponse, GetClientKeysRequest, GetClientKeysResponse,
         GetMeterKeysRequest, GetMeterKeysResponse, ImportLabKeysRequest, ImportLabKeysResponse,
         ImportMeterKeysBatchRequest, ImportMeterKeysRequest, ImportMeterKeysResponse,
         ListKekGenerationsRequest, ListKekGenerationsResponse, ListKeyFingerprintsRequest,
         ListKeyFingerprintsResponse, ListMeterKeysRequest, ListMeterKeysResponse,
         MarkMeterKeysCompromisedRequest, MarkMeterKeysCompromisedResponse, Mechanism, MeterKeys,
-        RewrapKeysRequest, RewrapKeysResponse, SecurityPolicy, UpdateMeterKeysRequest,
-        UpdateMeterKeysResponse, key_service_server::KeyService,
+        RaiseInvocationCounterRequest, RaiseInvocationCounterResponse, RewrapKeysRequest,
+        RewrapKeysResponse, SecurityPolicy, UpdateMeterKeysRequest, UpdateMeterKeysResponse,
+        key_service_server::KeyService,
     },
 };
 use tonic::{Request, Response, Status, Streaming};
@@ -31,7 +32,7 @@ use crate::{
     error::Error,
     keyring,
     keys::{Broadcast, Identity, LabKeys, bit, policy_bit},
-    store::KeyRow,
+    store::{COUNTER_END, KeyRow},
     trail,
 };
 
@@ -109,7 +110,7 @@ impl KeyService for Custody {
             .generate_keys(peer.as_str(), identity, broadcast)
             .await?;
         Ok(Response::new(GenerateMeterKeysResponse {
-            keys: Some(render(row)),
+            keys: Some(render(row, self.counters.warning)),
         }))
     }
 
@@ -121,7 +122,7 @@ impl KeyService for Custody {
         let (identity, keys) = wrapped(request.into_inner())?;
         let row = self.import_keys(peer.as_str(), identity, keys).await?;
         Ok(Response::new(ImportMeterKeysResponse {
-            keys: Some(render(row)),
+            keys: Some(render(row, self.counters.warning)),
         }))
     }
 
@@ -143,7 +144,7 @@ impl KeyService for Custody {
         let peer = kit::peer(&request);
         let row = self.update(peer.as_str(), request.into_inner()).await?;
         Ok(Response::new(UpdateMeterKeysResponse {
-            keys: Some(render(row)),
+            keys: Some(render(row, self.counters.warning)),
         }))
     }
 
@@ -156,7 +157,7 @@ impl KeyService for Custody {
         let end = end(asked.meter_id, asked.row_version, asked.justification)?;
         let row = self.compromise_keys(peer.as_str(), end).await?;
         Ok(Response::new(MarkMeterKeysCompromisedResponse {
-            keys: Some(render(row)),
+            keys: Some(render(row, self.counters.warning)),
         }))
     }
 
@@ -172,7 +173,7 @@ impl KeyService for Custody {
         let end = end(asked.meter_id, asked.row_version, asked.justification)?;
         let row = self.destroy_keys(peer.as_str(), end).await?;
         Ok(Response::new(DestroyMeterKeysResponse {
-            keys: Some(render(row)),
+            keys: Some(render(row, self.counters.warning)),
         }))
     }
 
@@ -217,7 +218,34 @@ impl KeyService for Custody {
         check(&identity, violations)?;
         let row = self.import_lab_keys(peer.as_str(), identity, keys).await?;
         Ok(Response::new(ImportLabKeysResponse {
-            keys: Some(render(row)),
+            keys: Some(render(row, self.counters.warning)),
+        }))
+    }
+
+    async fn raise_invocation_counter(
+        &self,
+        request: Request<RaiseInvocationCounterRequest>,
+    ) -> Result<Response<RaiseInvocationCounterResponse>, Status> {
+        let peer = kit::peer(&request);
+        let asked = request.into_inner();
+        let mut violations = Violations::default();
+        violations.check("meter_id", kit::check::meter_id(&asked.meter_id));
+        violations.check("reason", kit::check::text(&asked.reason, 1, 256));
+        if !(1..COUNTER_END).contains(&asked.at_least) {
+            let why = format!("must be 1..{}", COUNTER_END.saturating_sub(1));
+            violations.check("at_least", Err(why));
+        }
+        violations.none()?;
+        let (row, before) = self
+            .raise_counter(
+                peer.as_str(),
+                &asked.meter_id,
+                (asked.at_least, &asked.reason),
+            )
+            .await?;
+        Ok(Response::new(RaiseInvocationCounterResponse {
+            keys: Some(render(row, self.counters.warning)),
+            previous_invocation_counter: before,
         }))
     }
 
@@ -231,7 +259,7 @@ impl KeyService for Custody {
         violations.none()?;
         let row = self.stored_keys(&meter_id).await?;
         Ok(Response::new(GetMeterKeysResponse {
-            keys: Some(render(row)),
+            keys: Some(render(row, self.counters.warning)),
         }))
     }
 
@@ -260,7 +288,7 @@ impl Custody {
     }
 }
 
-pub(super) fn render(row: KeyRow) -> MeterKeys {
+pub(super) fn render(row: KeyRow, counter_warning: u32) -> MeterKeys {
     let named = |mechanism: &Mechanism| {
         super::mechanism(*mechanism).is_some_and(|id| row.mechanisms & bit(id) != 0)
     };
@@ -278,6 +306,15 @@ pub(super) fn render(row: KeyRow) -> MeterKeys {
         has_key_encryption_key: !row.wrapped_master_key.is_empty(),
         security_suite: row.suite.id().into(),
         next_invocation_counter: row.next_counter.into(),
+        invocation_counters_left: match row.wrapped_encryption_key.as_slice() {
+            [] => 0,
+            _ => COUNTER_END.saturating_sub(row.next_counter).into(),
+        },
+        counter_state: counter_state(&row, counter_warning).into(),
+        counter_block: row.counter_block,
+        counter_reserve_time: (row.reserve_us > 0)
+            .then(|| clock::timestamp(clock::from_micros(row.reserve_us))),
+        last_received_counter: row.last_received,
         create_time: Some(clock::timestamp(clock::from_micros(row.create_us))),
         meter_id: row.meter_id,
         unsettled_rotation_id: row.rotation_id.unwrap_or_default(),
@@ -295,5 +332,17 @@ pub(super) fn render(row: KeyRow) -> MeterKeys {
         change_time: (row.change_us != 0)
             .then(|| clock::timestamp(clock::from_micros(row.change_us))),
         import_id: row.import_id,
+    }
+}
+
+fn counter_state(row: &KeyRow, warning: u32) -> CounterState {
+    if row.wrapped_encryption_key.is_empty() {
+        CounterState::Unspecified
+    } else if row.next_counter >= COUNTER_END {
+        CounterState::Exhausted
+    } else if row.next_counter > warning {
+        CounterState::Warning
+    } else {
+        CounterState::Plenty
     }
 }

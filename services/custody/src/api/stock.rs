@@ -178,7 +178,10 @@ impl Custody {
             .map(|row| row.meter_id.clone())
             .unwrap_or_default();
         Ok(ListMeterKeysResponse {
-            keys: rows.into_iter().map(render).collect(),
+            keys: rows
+                .into_iter()
+                .map(|row| render(row, self.counters.warning))
+                .collect(),
             next_page_token,
         })
     }

@@ -13,7 +13,7 @@ use latchkey_proto::audit::v1::{Entry, EntryKind};
 use sqlx::{Any, Executor, Row as _};
 
 use super::{Store, counter, outbox::enqueue};
-use crate::{crash, error::Error, trail};
+use crate::{crash, error::Error, metrics, trail};
 
 /// No counter at or above this is reserved. The rest is left for a key transfer, which needs counters too
 /// (a GCM nonce must not repeat under one key: NIST SP 800-38D, 8).
@@ -165,6 +165,7 @@ impl Store {
             // One block, and no other, has the first counter from the warning on.
             if counters.start <= wanted.warning && wanted.warning < counters.end {
                 enqueue(&mut tx, &warning(wanted, &counters)).await?;
+                metrics::counters_warned();
             }
             tx.commit().await?;
             crash_point(crash::AFTER_RESERVE);

@@ -71,6 +71,10 @@ pub(crate) struct KeyRow {
     /// A rotation that is not settled: until it is, nobody knows which keys the meter has.
     pub(crate) rotation_id: Option<String>,
     /// Rises with every context that ends the others of the meter, in whichever replica.
+    #[allow(
+        dead_code,
+        reason = "statements compare it in the database; here it is for whoever debugs"
+    )]
     pub(crate) fence: i64,
     /// How many counters were reserved last; 0 for never.
     pub(crate) counter_block: u32,
