@@ -78,6 +78,7 @@ impl Command {
     pub(crate) fn request_id(&self) -> Option<String> {
         match self {
             Self::Reset(reset) => reset.request_id.clone(),
+            Self::Keys(Keys::Rotate(rotate)) => rotate.request_id.clone(),
             _ => None,
         }
     }

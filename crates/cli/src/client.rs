@@ -8,6 +8,7 @@ use latchkey_proto::association::v1::meter_service_client::MeterServiceClient;
 use latchkey_proto::audit::v1::allowlist_service_client::AllowlistServiceClient;
 use latchkey_proto::audit::v1::trail_service_client::TrailServiceClient;
 use latchkey_proto::custody::v1::key_service_client::KeyServiceClient;
+use latchkey_proto::reset::v1::key_rotation_service_client::KeyRotationServiceClient;
 use latchkey_proto::reset::v1::meter_access_service_client::MeterAccessServiceClient;
 use latchkey_proto::reset::v1::reset_service_client::ResetServiceClient;
 
@@ -72,6 +73,11 @@ impl Session {
     pub(crate) fn resets(&self) -> Result<ResetServiceClient<kit::Channel>, Failure> {
         let config = self.config()?;
         channel(config, &config.reset).map(ResetServiceClient::new)
+    }
+
+    pub(crate) fn rotations(&self) -> Result<KeyRotationServiceClient<kit::Channel>, Failure> {
+        let config = self.config()?;
+        channel(config, &config.reset).map(KeyRotationServiceClient::new)
     }
 
     pub(crate) fn access(&self) -> Result<MeterAccessServiceClient<kit::Channel>, Failure> {

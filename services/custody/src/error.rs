@@ -442,7 +442,7 @@ fn mend(error: &Error) -> Option<&'static str> {
         }
         Error::CountersNotKept => "make room on the disk of counter_state_file",
         Error::KeysUnsettled { .. } => {
-            "let the rotation find out which keys are in force: `latchkey keys rotate --retry ID`; runbook key-compromise"
+            "let the rotation find out which keys are in force: `latchkey keys rotations ID --retry`; runbook key-compromise"
         }
         Error::RotationUnderWay { .. } => {
             "wait until it has its verdict: the meter may have the keys it sent"

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use latchkey_proto::custody::v1 as custody;
+use latchkey_proto::custody::v1::KeyKind;
 
 use super::{Auth, Policy};
 
@@ -18,6 +19,10 @@ pub(crate) enum Keys {
         /// The meter's id.
         meter: String,
     },
+    /// Change keys of a meter over the air (needs the role security-admin).
+    Rotate(Box<KeysRotate>),
+    /// Changes of keys: all, or one.
+    Rotations(KeysRotations),
     /// The head-end's own public keys of a suite: what a meter must be told for HLS7, signed APDUs and key agreement.
     Client {
         /// Security suite.
@@ -170,6 +175,77 @@ pub(crate) struct KeysDestroy {
     /// Why, for the trail.
     #[arg(long)]
     pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysRotate {
+    /// The meter's id.
+    pub(crate) meter: String,
+    /// Which keys, with commas between them. The master key changes alone.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["guek", "gak"])]
+    pub(crate) key: Vec<RotatedKey>,
+    /// Agree on the master key (suites 1 and 2) instead of transferring it: needs no old one.
+    #[arg(long)]
+    pub(crate) agree: bool,
+    /// Why, for the trail.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Ticket or work order.
+    #[arg(long, value_name = "ID", default_value = "")]
+    pub(crate) ticket: String,
+    /// Tell the story until the verdict; the exit code is the verdict's.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Chosen by the caller: the same id again is the same rotation.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) request_id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysRotations {
+    /// One of them.
+    pub(crate) rotation_id: Option<String>,
+    /// Only those of this meter.
+    #[arg(
+        long,
+        value_name = "ID",
+        default_value = "",
+        conflicts_with = "rotation_id"
+    )]
+    pub(crate) meter: String,
+    /// Only those that are not over.
+    #[arg(long, conflicts_with = "rotation_id")]
+    pub(crate) active: bool,
+    /// Look at it now, whatever its back-off says.
+    #[arg(long, requires = "rotation_id")]
+    pub(crate) retry: bool,
+    /// Tell the story until the verdict; the exit code is the verdict's.
+    #[arg(long, requires = "rotation_id")]
+    pub(crate) wait: bool,
+}
+
+/// A key that changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RotatedKey {
+    /// Global unicast encryption key.
+    Guek,
+    /// Global authentication key.
+    Gak,
+    /// Global broadcast encryption key.
+    Gbek,
+    /// Master key (KEK), which wraps keys.
+    Master,
+}
+
+impl From<RotatedKey> for KeyKind {
+    fn from(key: RotatedKey) -> Self {
+        match key {
+            RotatedKey::Guek => Self::GlobalUnicastEncryption,
+            RotatedKey::Gak => Self::GlobalAuthentication,
+            RotatedKey::Gbek => Self::GlobalBroadcastEncryption,
+            RotatedKey::Master => Self::Master,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -169,6 +169,7 @@ fn peers(service: &str) -> &'static [(&'static str, &'static [&'static str])] {
         "reset" => &[
             ("reset.v1.ResetService", &[OPERATOR]),
             ("reset.v1.MeterAccessService", &[OPERATOR]),
+            ("reset.v1.KeyRotationService", &[ADMIN]),
         ],
         "auditor" => &[
             ("audit.v1.PermitService", &["reset"]),

@@ -10,6 +10,7 @@ mod fingerprint;
 mod import;
 mod list;
 mod rewrap;
+mod rotate;
 
 pub(crate) use client::{ClientKeys, client_keys};
 
@@ -38,6 +39,8 @@ pub(crate) async fn run(
         }
         args::Keys::Destroy(args) => change::destroy(&args, session, output).await,
         args::Keys::Fingerprint { meter, of } => fingerprint::run(meter, of, session, output).await,
+        args::Keys::Rotate(args) => rotate::start(*args, session, output).await,
+        args::Keys::Rotations(args) => rotate::manage(args, session, output).await,
         args::Keys::Client { suite } => client::run(suite, session, output).await,
     }
 }
