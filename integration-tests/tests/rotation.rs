@@ -18,9 +18,15 @@ fn town() -> Result<Stack> {
     let stack = Stack::prepare()?;
     let trace = stack.dir().join("frames.trace");
     for (service, more) in [
-        ("reset", "rotation_retry_seconds = 1\nact_timeout_ms = 5000\n".to_owned()),
+        (
+            "reset",
+            "rotation_retry_seconds = 1\nact_timeout_ms = 5000\n".to_owned(),
+        ),
         ("custody", "rotation_openings_max = 1000\n".to_owned()),
-        ("association", format!("trace_file = {:?}\n", path_text(&trace)?)),
+        (
+            "association",
+            format!("trace_file = {:?}\n", path_text(&trace)?),
+        ),
     ] {
         let file = stack.config(service);
         let text = fs::read_to_string(&file)?;
@@ -37,7 +43,7 @@ fn meter(stack: &Stack, number: u8, suite: &str, more: &[&str]) -> Result<SimMet
     stack.ok(&["sim", "keys", "--out", path_text(&keys)?, "--suite", suite])?;
     let more = [&["--boot-seconds", "0.3"], more].concat();
     let meter = SimMeter::start(stack.dir(), &id, &address, &keys, "standard", &more)?;
-    stack.enrol(&id, &address, &keys, "standard", &[])?;
+    stack.enrol(&id, &address, &keys, "standard", &["--rotatable"])?;
     Ok(meter)
 }
 
@@ -48,7 +54,9 @@ fn admin(stack: &Stack) -> Result<String> {
 /// Changes keys of a meter, and waits for the verdict, whatever it is.
 fn rotate(stack: &Stack, meter: &str, keys: &[&str]) -> Result<Value> {
     let config = admin(stack)?;
-    let fixed = ["--config", &config, "--output", "json", "keys", "rotate", meter];
+    let fixed = [
+        "--config", &config, "--output", "json", "keys", "rotate", meter,
+    ];
     let rest = ["--reason", "a test", "--wait"];
     let output = stack.latchkey(&[&fixed[..], keys, &rest].concat())?;
     let text = String::from_utf8(output.stdout)?;
@@ -72,7 +80,11 @@ fn must_rotate(stack: &Stack, meter: &str, keys: &[&str]) -> Result<Value> {
 fn must_reset(stack: &Stack, meter: &SimMeter) -> Result<()> {
     let before = meter.events_of("reset").len();
     let verdict = stack.json(&["reset", &meter.id, "--tier", "cold", "--wait"])?;
-    ensure!(verdict["verdict"] == "SUCCEEDED", "{verdict}\n{}", stack.logs());
+    ensure!(
+        verdict["verdict"] == "SUCCEEDED",
+        "{verdict}\n{}",
+        stack.logs()
+    );
     ensure!(meter.events_of("reset").len() == before + 1);
     Ok(())
 }
@@ -150,7 +162,8 @@ fn whole_ring(stack: &Stack, number: u8, suite: &str) -> Result<()> {
             );
             *last = now;
         }
-        stack.ok(&["connect", &meter.id])?;
+        let ip = meter.address.split(':').next().context("an address")?;
+        stack.ok(&["connect", "--ip", ip, "--auth", "HLS_GMAC"])?;
     }
     must_reset(stack, &meter)?;
     ensure!(shown(stack, &meter.id)?["check_value"] != before);
@@ -220,9 +233,7 @@ fn a_refusal_leaves_everything_as_it_was() -> Result<()> {
     ensure!(shown(&stack, &meter.id)?["check_value"] == before);
     must_reset(&stack, &meter)?;
     // Whoever resets meters may not change their keys, not even with the right certificate for the call.
-    let refused = stack.latchkey(&[
-        "keys", "rotate", &meter.id, "--reason", "a try", "--wait",
-    ])?;
+    let refused = stack.latchkey(&["keys", "rotate", &meter.id, "--reason", "a try", "--wait"])?;
     ensure!(refused.status.code() == Some(1), "{refused:?}");
     // A meter that is away is left alone.
     let id = meter.id.clone();
@@ -285,7 +296,10 @@ fn walk(service: &str, points: &[&str]) -> Result<()> {
     for point in points {
         let passed = rotate_through(&mut stack, &meter, service, point)?;
         ensure!(passed, "{point} was never reached");
-        let now = kept(&stack, &meter)?["encryption"].as_str().context("a key")?.to_owned();
+        let now = kept(&stack, &meter)?["encryption"]
+            .as_str()
+            .context("a key")?
+            .to_owned();
         ensure!(seen.insert(now), "{point}: the key did not change");
         must_reset(&stack, &meter).with_context(|| format!("after {point}"))?;
     }
@@ -302,8 +316,18 @@ fn rotate_through(stack: &mut Stack, meter: &SimMeter, service: &str, point: &st
     let id = uuid::Uuid::now_v7().to_string();
     let said: PathBuf = stack.dir().join(format!("{point}.story"));
     let arguments = [
-        "--config", &config, "--output", "json", "keys", "rotate", &meter.id, "--reason", "a walk",
-        "--wait", "--request-id", &id,
+        "--config",
+        &config,
+        "--output",
+        "json",
+        "keys",
+        "rotate",
+        &meter.id,
+        "--reason",
+        "a walk",
+        "--wait",
+        "--request-id",
+        &id,
     ];
     let mut telling = stack.tell(&arguments, &said)?;
     let done = until(Duration::from_secs(120), || {
@@ -312,7 +336,11 @@ fn rotate_through(stack: &mut Stack, meter: &SimMeter, service: &str, point: &st
         }
         telling.try_wait().ok()??;
         let last = fs::read_to_string(&said).ok()?;
-        let last = last.lines().rev().find(|line| line.contains("\"verdict\""))?.to_owned();
+        let last = last
+            .lines()
+            .rev()
+            .find(|line| line.contains("\"verdict\""))?
+            .to_owned();
         let last: Option<Value> = serde_json::from_str(&last).ok();
         let last = last.filter(|it| it["verdict"].as_str().is_some_and(|it| !it.is_empty()));
         if last.is_none() {
@@ -324,6 +352,10 @@ fn rotate_through(stack: &mut Stack, meter: &SimMeter, service: &str, point: &st
     let _ = telling.kill();
     let _ = telling.wait();
     let done = done.with_context(|| format!("{point}: no verdict\n{}", stack.logs()))?;
-    ensure!(done["verdict"] == "ROTATED", "{point}: {done}\n{}", stack.logs());
+    ensure!(
+        done["verdict"] == "ROTATED",
+        "{point}: {done}\n{}",
+        stack.logs()
+    );
     Ok(!marker.exists())
 }

@@ -233,6 +233,10 @@ pub(crate) struct MeterAdd {
     /// The meter does not know RLRQ: the connection is closed instead.
     #[arg(long)]
     pub(crate) no_release: bool,
+    /// Put what a change of keys needs into custody, too: the master key, and in suites 1 and 2 the meter's public key for
+    /// signatures, where the key file has them.
+    #[arg(long)]
+    pub(crate) rotatable: bool,
     #[command(flatten)]
     pub(crate) security: Security,
     #[command(flatten)]

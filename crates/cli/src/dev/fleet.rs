@@ -124,6 +124,7 @@ pub(crate) async fn enrol(
             server_sap: 1,
             invocation_counter: "0.0.43.1.0.255".to_owned(),
             no_release: false,
+            rotatable: true,
             security: Security::default(),
             link: Link::default(),
         };

@@ -83,7 +83,12 @@ fn import_request(
     keys: &LabKeys,
 ) -> Result<custody::ImportLabKeysRequest, Failure> {
     let security = &args.security;
-    let needs = Needs::of(security);
+    let mut needs = Needs::of(security);
+    if args.rotatable {
+        needs.master |= !keys.kek().is_empty();
+        needs.signing |=
+            suite(security, keys.suite()) != 0 && !keys.server_signing_key().is_empty();
+    }
     let take = |needed: bool, name: &str, key: &[u8]| match (needed, key) {
         (false, _) => Ok(Vec::new()),
         (true, []) => Err(missing(args, name)),
