@@ -163,7 +163,7 @@ fn whole_ring(stack: &Stack, number: u8, suite: &str) -> Result<()> {
             *last = now;
         }
         let ip = meter.address.split(':').next().context("an address")?;
-        stack.ok(&["connect", "--ip", ip, "--auth", "HLS_GMAC"])?;
+        stack.ok(&["connect", "--ip", ip, "--auth", "HLS5"])?;
     }
     must_reset(stack, &meter)?;
     ensure!(shown(stack, &meter.id)?["check_value"] != before);
