@@ -21,19 +21,25 @@ use std::{
     time::Instant,
 };
 
+use dlms::Data;
 use kit::{Channel, Tasks};
 use latchkey_proto::{
-    audit::v1::EntryKind,
+    audit::v1::{EntryKind, Permit, Purpose},
     custody::v1::{
-        GetMeterKeysRequest, ImportLabKeysRequest, KekGeneration, ListKekGenerationsRequest,
-        RewrapKeysRequest, RewrapKeysResponse, cipher_service_client::CipherServiceClient,
+        BeginRotationRequest, GetMeterKeysRequest, ImportLabKeysRequest, KekGeneration,
+        ListKekGenerationsRequest, Mechanism, OpenContextRequest, Protection, RewrapKeysRequest,
+        RewrapKeysResponse, RotationKeys, cipher_service_client::CipherServiceClient,
         key_service_client::KeyServiceClient,
     },
 };
-use support::{Association, Bed, Meter, Process, get, lab_keys, permit, reason, until, with_token};
+use support::{
+    Association, Bed, Meter, Process, action, get, lab_keys, method, permit, reason, until,
+    with_token,
+};
 use tonic::Status;
 
 const CLOCK: &str = "0.0.1.0.0.255";
+const SETUP: &str = "0.0.43.0.0.255";
 const OLD: &str = "lab_import = true\nkek_generation = 1";
 
 /// A backup token and one that is cloned from it, with two generations.
@@ -152,7 +158,7 @@ async fn ask(association: &mut Association, meter: &mut Meter) {
     let apdu = association.get_apdu(8, CLOCK, 2);
     let (ciphered, _) = association.protect(apdu.clone()).await.unwrap();
     assert_eq!(meter.open(&ciphered), apdu);
-    let answer = association.value(dlms::Data::Unsigned(7));
+    let answer = association.value(Data::Unsigned(7));
     let sealed = meter.seal(0xCC, &answer);
     assert_eq!(association.unprotect(sealed).await.unwrap(), answer);
 }
@@ -166,7 +172,7 @@ fn a_fleet_comes_under_a_new_generation_while_it_is_served() {
 }
 
 async fn under_load(dir: &Path) {
-    const METERS: usize = 3000;
+    const METERS: usize = 2000;
     let (trigger, shutdown) = kit::shutdown();
     let tasks = Tasks::new(shutdown);
     let bed = Arc::new(bed(dir, &tasks).await);
@@ -375,6 +381,78 @@ async fn two(dir: &Path) {
     read_clock(&bed, &cipher, &mut Meter::new(&id), &id).await;
     one.stop().await;
     other.stop().await;
+    trigger.fire();
+    tasks.join().await;
+}
+
+#[test]
+fn a_rotation_under_way_comes_along() {
+    run("a_rotation_under_way_comes_along", |dir| {
+        block_on(rotation(dir));
+    });
+}
+
+/// Keys that are not in use yet, and what carries them to the meter, are under the new generation with the meter's row.
+async fn rotation(dir: &Path) {
+    let (trigger, shutdown) = kit::shutdown();
+    let tasks = Tasks::new(shutdown);
+    let bed = bed(dir, &tasks).await;
+    let old = bed.custody(OLD, &tasks).await;
+    fill(&bed.keys(old.address), 10).await;
+    let id = meter(3);
+    let keys = Data::Array(vec![Data::Enum(0), Data::Enum(2)]);
+    let named = Data::Structure(vec![Data::OctetString(vec![9; 16]), keys]).encode();
+    let rekey = Permit {
+        purpose: Purpose::Rekey.into(),
+        ..permit(&id, vec![action(64, SETUP, 2, &named)])
+    };
+    let signed = bed.auditor.sign(&rekey);
+    let begin = async |address| {
+        let request = BeginRotationRequest {
+            permit: Some(signed.clone()),
+            meter_id: id.clone(),
+        };
+        let begun = bed
+            .cipher(address, "latchkey/association")
+            .begin_rotation(request)
+            .await;
+        begun.unwrap().into_inner().send.unwrap()
+    };
+    let send = begin(old.address).await;
+    old.stop().await;
+
+    let custody = bed.custody(&with_backup(dir), &tasks).await;
+    let last = rewrap(&bed.keys(custody.address), 2).await.unwrap();
+    assert_eq!((last.meters_done, last.meters_failed), (10, 0), "{last:?}");
+    let (_, rows) = generations(&bed.keys(custody.address)).await;
+    assert_eq!(
+        rows,
+        [(1, 0), (2, 10 + 2 + 1)],
+        "two new keys and a rotation"
+    );
+    assert_eq!(begin(custody.address).await.parameter, send.parameter);
+    let cipher = bed.cipher(custody.address, "latchkey/association");
+    let open = async |keys: RotationKeys| {
+        let request = OpenContextRequest {
+            permit: Some(signed.clone()),
+            meter_id: id.clone(),
+            mechanism: Mechanism::HlsGmac.into(),
+            protection: Protection::Glo.into(),
+            rotation_keys: keys.into(),
+            ..OpenContextRequest::default()
+        };
+        Association::open_as(&cipher, request).await.unwrap().0
+    };
+    let (mut association, mut theirs) = (open(RotationKeys::Old).await, Meter::new(&id));
+    association.establish(&mut theirs).await.unwrap();
+    let parameter = Data::decode(&send.parameter).unwrap();
+    let apdu = association.action_apdu(method(64, SETUP, 2), Some(parameter));
+    let (ciphered, _) = association.protect(apdu.clone()).await.unwrap();
+    assert_eq!(theirs.open(&ciphered), apdu);
+    association.close().await.unwrap();
+    // the new keys open from their own rows
+    open(RotationKeys::New).await.close().await.unwrap();
+    custody.stop().await;
     trigger.fire();
     tasks.join().await;
 }
