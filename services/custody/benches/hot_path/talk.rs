@@ -32,6 +32,12 @@ pub(crate) struct Talk {
 
 impl Talk {
     pub(crate) async fn open(bed: &Bed, lane: &Lane, meter_id: &str) -> Self {
+        let ek = Meter::new(meter_id).ek;
+        Self::open_with(bed, lane, meter_id, ek).await
+    }
+
+    /// With a meter that has this encryption key.
+    pub(crate) async fn open_with(bed: &Bed, lane: &Lane, meter_id: &str, ek: [u8; 16]) -> Self {
         let commands = vec![get(70, RELAY, 2), action(9, SCRIPTS, 1, &[0x12, 0, 3])];
         let request = OpenContextRequest {
             permit: Some(bed.auditor.sign(&permit(meter_id, commands))),
@@ -47,7 +53,10 @@ impl Talk {
             lane: lane.clone(),
             context_id: opened.context_id,
             challenge: opened.calling_authentication_value,
-            meter: Meter::new(meter_id),
+            meter: Meter {
+                ek,
+                ..Meter::new(meter_id)
+            },
         }
     }
 
