@@ -137,15 +137,19 @@ impl<'a> Entrance<'a> {
             secret::create_pin(&token.pin_file)?;
         }
         let bare = fresh || !context.get_token_info(could)?.user_pin_initialized();
+        let whose = |who: &str| format!("{who} PIN of token `{}`", token.label);
         let so_pin = bare
-            .then(|| token::read_pin(&token.so_pin_file))
+            .then(|| {
+                let whose = whose("security officer's");
+                secret::pin(plan, &token.so_pin_file, (&whose, fresh))
+            })
             .transpose()?;
         let at_hand = token.transport_components.iter().all(|path| path.exists());
         Ok(Self {
             plan: token,
             slot,
             so_pin,
-            pin: token::read_pin(&token.pin_file)?,
+            pin: secret::pin(plan, &token.pin_file, (&whose("user"), bare))?,
             component: if fresh || at_hand {
                 secret::combine(token, fresh && plan.create_pins)?
             } else {

@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 pub(crate) use self::refused::Refused;
@@ -68,11 +68,29 @@ impl Source {
                 })
             }
             Self::Prompt => Ok(Pin {
-                secret: prompt::ask(&format!("PIN of token `{}`: ", config.token_label))?,
+                secret: ask(&format!("PIN of token `{}`", config.token_label))?,
                 refused: None,
             }),
         }
     }
+}
+
+/// Asks for a PIN on the terminal, without showing it.
+pub(crate) fn ask(whose: &str) -> Result<SecretString, Error> {
+    prompt::ask(&format!("{whose}: "))
+}
+
+/// Asks for a PIN that is to be, twice.
+pub(crate) fn ask_new(whose: &str) -> Result<SecretString, Error> {
+    let first = ask(&format!("New {whose}"))?;
+    let again = ask("The same again")?;
+    if first.expose_secret() == again.expose_secret() {
+        return Ok(first);
+    }
+    Err(Error::PinFile {
+        path: PathBuf::from(prompt::TERMINAL),
+        why: "the two are not the same; begin again, nothing was changed".to_owned(),
+    })
 }
 
 /// Reads a PIN file: a regular file of its owner alone, one line.

@@ -3,7 +3,8 @@
 //! The first token wraps a new key under each of its wrapping keys and seals a text under each of its
 //! sealing keys; every other token must unwrap and open all of it. RFC 3394 and GCM authenticate, so
 //! a token with another key of that label cannot. Of key pairs the public halves are compared.
-//! Transport keys neither wrap nor sign: of them only the label is.
+//! Transport keys of AES neither wrap nor sign: of them only the label is. A token's `transcript` key is
+//! its own, and not compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,9 +106,13 @@ type Key = (Kind, Option<Vec<u8>>);
 /// The keys of a token.
 fn keys(engine: &Engine) -> Vec<(String, Key)> {
     let all = engine.keys();
-    all.map(|(label, found)| (label.to_owned(), (found.kind, found.public.clone())))
+    // It signs what that token was made to be.
+    let shared = all.filter(|(label, _)| *label != TRANSCRIPT);
+    shared
+        .map(|(label, found)| (label.to_owned(), (found.kind, found.public.clone())))
         .collect()
 }
 
+const TRANSCRIPT: &str = "transcript";
 /// What is sealed for the proof: of no meter, and no secret.
 const SONG: &[u8] = b"latchkey pool proof";

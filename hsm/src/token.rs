@@ -14,7 +14,6 @@ use crate::health::TokenHealth;
 use crate::key::KeyHandle;
 pub(crate) use crate::login::{find, is_pin_error, pin_error};
 use crate::member::Member;
-pub(crate) use crate::pin::{read_pin, read_secret};
 use crate::pool::{Engine, Line};
 use crate::same::Proof;
 

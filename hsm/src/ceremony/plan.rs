@@ -25,6 +25,10 @@ pub struct Plan {
     /// key, or to go on with a ceremony that broke off. Keys that are there are compared as ever.
     #[serde(default)]
     pub add_keys: bool,
+    /// Whether a PIN whose file does not exist is asked for on the terminal, twice where it is a new one: it is then in no
+    /// file. Default false. Not together with `create_pins`.
+    #[serde(default)]
+    pub pin_prompt: bool,
     /// The transcript of the ceremony before: a token that it tells of must have the serial number and the public keys it
     /// had then, so that nobody puts another in its place. Left out: nothing is compared.
     #[serde(default)]
@@ -124,6 +128,10 @@ impl Plan {
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.tokens.is_empty() {
             return Err(refuse("it names no [[token]]".to_owned()));
+        }
+        if self.pin_prompt && self.create_pins {
+            let why = "create_pins makes the files of PINs that pin_prompt would ask for; use one of them";
+            return Err(refuse(why.to_owned()));
         }
         let first_other = self
             .tokens

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap as _};
 use aws_lc_rs::{cmac, rand};
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use super::plan::TokenPlan;
+use super::plan::{Plan, TokenPlan};
 use crate::error::Error;
-use crate::token::read_secret;
+use crate::pin::{self, read_secret};
 
 /// Makes a PIN file of random digits, unless the file is there already.
 pub(super) fn create_pin(path: &Path) -> Result<(), Error> {
@@ -26,6 +27,19 @@ pub(super) fn create_pin(path: &Path) -> Result<(), Error> {
     }
     pin.push(b'\n');
     create(path, &pin)
+}
+
+/// The PIN in a file; or, where the plan says so and there is no file, one that is typed: twice if it is new.
+pub(super) fn pin(
+    plan: &Plan,
+    path: &Path,
+    (whose, new): (&str, bool),
+) -> Result<SecretString, Error> {
+    match (plan.pin_prompt && !path.exists(), new) {
+        (false, _) => pin::read_pin(path),
+        (true, true) => pin::ask_new(whose),
+        (true, false) => pin::ask(whose),
+    }
 }
 
 /// A transport key, put together from its components.

@@ -85,4 +85,4 @@ fn refuse(why: &str) -> Error {
     }
 }
 
-const TERMINAL: &str = "/dev/tty";
+pub(super) const TERMINAL: &str = "/dev/tty";

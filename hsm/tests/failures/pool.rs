@@ -215,6 +215,27 @@ async fn when_all_are_out_it_is_said_and_the_first_that_is_back_serves() {
     assert!(none.is_err());
 }
 
+/// As the ceremony makes them: both are clones of one backup token, each with a transcript key of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clones_of_one_backup_token_work_together() {
+    let site = Site::new();
+    let shim = site.clones("clones", &["custody-1", "custody-2"]);
+    let configs = ["custody-1", "custody-2"].map(|label| {
+        let pin = site.path(&format!("{label}.pin"));
+        hsm::TokenConfig::new(shim.module(), label, pin)
+    });
+    let token = Token::open_all(&configs, Role::Custody).await.unwrap();
+    let load = Load::start(&token, 4).await;
+    load.more(100).await;
+    let counts = load.end().await;
+    assert!(counts.failed.is_empty(), "{:?}", counts.failed);
+    assert!(
+        token.tokens().iter().all(|token| token.operations > 0),
+        "{:?}",
+        token.tokens()
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_is_one_to_sixteen_tokens() {
     let site = Site::new();

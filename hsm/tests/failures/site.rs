@@ -56,6 +56,26 @@ impl Site {
         shim
     }
 
+    /// Tokens of one module whose keys were born in a backup token.
+    pub(crate) fn clones(&self, name: &str, labels: &[&str]) -> Shim {
+        fs::create_dir(self.tokens(name)).unwrap();
+        let shim = self.shim(name);
+        let mut text = format!("module = {:?}\ncreate_pins = true\n", shim.module());
+        for (label, role) in [("backup", "backup")]
+            .into_iter()
+            .chain(labels.iter().map(|label| (*label, "custody")))
+        {
+            text += &format!(
+                "[[token]]\nlabel = \"{label}\"\nrole = \"{role}\"\n\
+                 so_pin_file = \"{label}.so-pin\"\npin_file = \"{label}.pin\"\n"
+            );
+        }
+        let plan = self.path(&format!("{name}.plan"));
+        fs::write(&plan, text).unwrap();
+        ceremony::run(&Plan::load(&plan).unwrap(), "2026-01-01T00:00:00Z").unwrap();
+        shim
+    }
+
     pub(crate) fn config(&self, shim: &Shim) -> TokenConfig {
         TokenConfig::new(shim.module(), "custody", self.path("pin"))
     }
