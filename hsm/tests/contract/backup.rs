@@ -205,7 +205,7 @@ scenario! {
             assert!(one.reseal("kek-ak-2", "kek-ak-2", seals).await.unwrap().iter().all(Result::is_ok));
             best = best.max(512.0 / began.elapsed().as_secs_f64());
         }
-        println!("{:?}: {best:.0} rows/s without SQL, best of 5", lab.brand);
+        println!("figure: {:?}: {best:.0} rows/s without SQL, best of 5", lab.brand);
     }
 }
 

@@ -328,6 +328,10 @@ fn succeed(name: &str, output: &Output) {
     );
     // A filter that matches nothing would succeed as well.
     assert!(out.contains("1 passed"), "{name} did not run\n{out}");
+    // What a scenario measured, where the caller asks to see output.
+    out.lines()
+        .filter(|line| line.starts_with("figure: "))
+        .for_each(|line| println!("{line}"));
 }
 
 /// Kryoptic has as many slots as its configuration says; SoftHSM always one that is free.
