@@ -100,7 +100,7 @@ impl Reporter {
     #[must_use]
     pub const fn reports(self, kind: EntryKind) -> bool {
         match kind {
-            EntryKind::Start => true,
+            EntryKind::Start | EntryKind::Certificate => true,
             EntryKind::Denial => matches!(self, Self::Custody | Self::Association | Self::Reset),
             EntryKind::Outcome | EntryKind::Verdict => matches!(self, Self::Reset),
             EntryKind::Key | EntryKind::KeyUse | EntryKind::Token => {
