@@ -230,7 +230,6 @@ impl Association {
     pub async fn answer(&mut self, challenge: &[u8], title: [u8; 8]) -> Result<Vec<u8>, Status> {
         let request = AnswerChallengeRequest {
             server_certificate: Vec::new(),
-            server_certificate: Vec::new(),
             context_id: self.context_id.clone(),
             server_challenge: challenge.to_vec(),
             server_system_title: title.to_vec(),
