@@ -269,7 +269,6 @@ impl CipherService for Custody {
         request: Request<AnswerChallengeRequest>,
     ) -> Result<Response<AnswerChallengeResponse>, Status> {
         let AnswerChallengeRequest {
-            server_certificate: Vec::new(),
             context_id,
             server_challenge,
             ..
