@@ -177,11 +177,12 @@ fn started(config: &Config) -> latchkey_proto::audit::v1::Entry {
     let digest = digest::digest(&digest::SHA256, format!("{config:?}").as_bytes());
     let detail = format!(
         "custody started: tokens {:?}, lab_import = {}, allow_legacy_hls = {}, allow_encryption_only = {}, \
-         configuration SHA-256 {}",
+         memory.allow_dumps = {}, configuration SHA-256 {}",
         tokens::labels(config),
         config.lab_import,
         config.allow_legacy_hls,
         config.allow_encryption_only,
+        config.memory.allow_dumps,
         hex::encode(digest)
     );
     trail::entry(EntryKind::Start, "", "", detail)

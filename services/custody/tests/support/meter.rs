@@ -152,6 +152,7 @@ pub fn lab_keys(meter_id: &str) -> ImportLabKeysRequest {
 }
 
 /// One association through custody, with the test as network and meter.
+#[derive(Clone)]
 pub struct Association {
     pub custody: CipherServiceClient<Channel>,
     pub context_id: String,
