@@ -8,10 +8,12 @@ use latchkey_proto::audit::v1 as audit;
 
 use crate::output::Format;
 
+mod certificate;
 mod keys;
 mod meter;
 mod sim;
 
+pub(crate) use certificate::*;
 pub(crate) use keys::*;
 pub(crate) use meter::*;
 pub(crate) use sim::*;

@@ -1,5 +1,6 @@
 //! Verbs about the keys that custody holds.
 
+use super::{KeysCertificate, KeysCsr};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -29,6 +30,11 @@ pub(crate) enum Keys {
         #[arg(long, value_name = "1|2", value_parser = clap::value_parser!(u8).range(1..=2))]
         suite: u8,
     },
+    /// A certificate request (PKCS #10) for one of the head-end's own keys, signed in the token.
+    Csr(KeysCsr),
+    /// Certificates of meters, of authorities, and of the head-end's own keys.
+    #[command(subcommand)]
+    Certificate(KeysCertificate),
     /// Bring every meter's keys under another generation of key-encryption keys, while custody serves. Custody's
     /// configuration must name the backup token, and its PIN must be there. Run again, it goes on where it was.
     Rewrap {

@@ -3,6 +3,7 @@
 //! A verb, or a few that belong together, has a file of its own here.
 
 mod bulk;
+mod certificate;
 mod change;
 mod client;
 mod delivery;
@@ -41,6 +42,8 @@ pub(crate) async fn run(
         args::Keys::Fingerprint { meter, of } => fingerprint::run(meter, of, session, output).await,
         args::Keys::Rotate(args) => rotate::start(*args, session, output).await,
         args::Keys::Rotations(args) => rotate::manage(args, session, output).await,
+        args::Keys::Csr(args) => certificate::csr(&args, session, output).await,
+        args::Keys::Certificate(verb) => certificate::run(verb, session, output).await,
         args::Keys::Client { suite } => client::run(suite, session, output).await,
     }
 }
