@@ -16,6 +16,10 @@
 //! - keys agreed for one APDU, once, where the token has no key derivation of DLMS's kind;
 //! - HLS secrets of meters with MD5, which no token digests without showing (SoftHSM: SHA only),
 //!   and of laboratory meters where their length is one that RFC 3394 does not wrap.
+//!
+//! The PIN is kept, in zeroized memory, for as long as the token is open: whenever its module is
+//! initialised anew, it must be logged in again. What becomes of each failure of a token is in this
+//! crate's README.
 
 #![forbid(unsafe_code)]
 

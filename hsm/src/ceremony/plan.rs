@@ -337,6 +337,11 @@ mod tests {
                 "exactly one",
             ),
             (r#"role = "auditor""#, r#"role = "king""#, "king"),
+            (
+                "[[token]]\n        label = \"a\"",
+                "create_pins = true\npin_prompt = true\n[[token]]\n        label = \"a\"",
+                "use one of them",
+            ),
         ] {
             let text = GOOD.replace(from, to);
             assert_ne!(text, GOOD, "{from}");

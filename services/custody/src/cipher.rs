@@ -270,13 +270,13 @@ impl Custody {
         of: (KeyChoice, &GeneralHeader),
         request: &[u8],
     ) -> Result<Vec<u8>, Error> {
-        for _ in 0..STALE_MAX {
+        let mut tries = 0..STALE_MAX;
+        loop {
             match self.general_once(context, keys, of, request).await {
-                Err(error) if error.is_stale() => {}
+                Err(error) if error.is_stale() && tries.next().is_some() => {}
                 done => return done,
             }
         }
-        self.general_once(context, keys, of, request).await
     }
 
     async fn general_once(

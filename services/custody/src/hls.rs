@@ -124,13 +124,13 @@ impl Keyring {
         asked: Challenge<'_>,
         signer: Sender,
     ) -> Result<Vec<u8>, Error> {
-        for _ in 0..STALE_MAX {
+        let mut tries = 0..STALE_MAX;
+        loop {
             match self.hashed_once(keys, asked, signer).await {
-                Err(error) if error.is_stale() => {}
+                Err(error) if error.is_stale() && tries.next().is_some() => {}
                 done => return done,
             }
         }
-        self.hashed_once(keys, asked, signer).await
     }
 
     async fn hashed_once(

@@ -392,14 +392,16 @@ impl Keyring {
             Under::Global => self.handle(keys).await?,
             Under::Held(handle) => return Ok(gcm.protect(&self.token, handle, apdu).await?),
         };
-        for _ in 0..STALE_MAX {
+        let mut tries = 0..STALE_MAX;
+        loop {
             match gcm.protect(&self.token, &handle, apdu).await {
                 // The same nonce, but also the same plaintext: the same ciphertext.
-                Err(hsm::Error::StaleKey) => handle = self.fresh(keys).await?,
+                Err(hsm::Error::StaleKey) if tries.next().is_some() => {
+                    handle = self.fresh(keys).await?;
+                }
                 done => return Ok(done?),
             }
         }
-        Err(hsm::Error::StaleKey.into())
     }
 
     /// Deciphers a response of the meter; `None` if its tag is wrong.
@@ -414,15 +416,15 @@ impl Keyring {
             Under::Held(handle) => gcm.unprotect(&self.token, handle, body).await,
             Under::Global => {
                 let mut handle = self.handle(keys).await?;
-                let mut opened = gcm.unprotect(&self.token, &handle, body).await;
-                for _ in 0..STALE_MAX {
-                    if !matches!(opened, Err(hsm::Error::StaleKey)) {
-                        break;
+                let mut tries = 0..STALE_MAX;
+                loop {
+                    match gcm.unprotect(&self.token, &handle, body).await {
+                        Err(hsm::Error::StaleKey) if tries.next().is_some() => {
+                            handle = self.fresh(keys).await?;
+                        }
+                        opened => break opened,
                     }
-                    handle = self.fresh(keys).await?;
-                    opened = gcm.unprotect(&self.token, &handle, body).await;
                 }
-                opened
             }
         };
         match opened {
@@ -443,13 +445,13 @@ impl Keyring {
     }
 
     async fn fresh(&self, keys: &MeterKeys) -> Result<KeyHandle, Error> {
-        for _ in 0..STALE_MAX {
+        let mut tries = 0..STALE_MAX;
+        loop {
             match self.fresh_once(keys).await {
-                Err(error) if error.is_stale() => {}
+                Err(error) if error.is_stale() && tries.next().is_some() => {}
                 done => return done,
             }
         }
-        self.fresh_once(keys).await
     }
 
     async fn fresh_once(&self, keys: &MeterKeys) -> Result<KeyHandle, Error> {

@@ -185,13 +185,13 @@ impl Custody {
         keys: &MeterKeys,
         content: &[u8],
     ) -> Result<(Vec<u8>, Option<Vec<u8>>), Error> {
-        for _ in 0..STALE_MAX {
+        let mut tries = 0..STALE_MAX;
+        loop {
             match self.open_general_once(context, state, keys, content).await {
-                Err(error) if error.is_stale() => {}
+                Err(error) if error.is_stale() && tries.next().is_some() => {}
                 done => return done,
             }
         }
-        self.open_general_once(context, state, keys, content).await
     }
 
     async fn open_general_once(

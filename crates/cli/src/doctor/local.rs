@@ -21,7 +21,7 @@ pub(super) struct Service {
 struct Needs {
     tls: Tls,
     database: Option<Database>,
-    token: Option<(TokenConfig, Role)>,
+    tokens: Vec<(TokenConfig, Role)>,
     relay: Option<SocketAddr>,
     /// Further files that must be readable.
     files: Vec<(&'static str, PathBuf)>,
@@ -32,7 +32,7 @@ impl Needs {
         Self {
             tls: config.server().tls.clone(),
             database: None,
-            token: None,
+            tokens: Vec::new(),
             relay: None,
             files: Vec::new(),
         }
@@ -46,14 +46,17 @@ pub(super) fn services(config: &Config) -> Vec<Service> {
         load(&named.auditor, "auditor", |config: &auditor::Config| {
             Needs {
                 database: Some(config.database.clone()),
-                token: Some((config.token.clone(), Role::Auditor)),
+                tokens: vec![(config.token.clone(), Role::Auditor)],
                 ..Needs::of(config)
             }
         }),
         load(&named.custody, "custody", |config: &custody::Config| {
             Needs {
                 database: Some(config.database.clone()),
-                token: Some((config.token.clone(), Role::Custody)),
+                tokens: std::iter::once(&config.token)
+                    .chain(&config.tokens)
+                    .map(|token| (token.clone(), Role::Custody))
+                    .collect(),
                 files: vec![("permit key", config.permit_key_file.clone())],
                 ..Needs::of(config)
             }
@@ -118,8 +121,8 @@ impl Service {
                 mend,
             ));
         }
-        if let Some((token, role)) = needs.token {
-            findings.extend(self::token(self.name, &token, role).await);
+        for (config, role) in &needs.tokens {
+            findings.extend(token(self.name, config, *role).await);
         }
         if let Some(database) = needs.database {
             findings.push(database::check(self.name, &database).await);
