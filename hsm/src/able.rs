@@ -102,6 +102,31 @@ pub struct Capabilities {
     pub off: BTreeMap<String, String>,
 }
 
+impl Capabilities {
+    /// How it works, in one line, for a log or a trail.
+    pub fn summary(&self) -> String {
+        let mut said = vec![match self.gcm {
+            Some(GcmBackend::Token) => "GCM by the token".to_owned(),
+            Some(GcmBackend::EcbGhash) => "GCM by blocks".to_owned(),
+            None => "no GCM".to_owned(),
+        }];
+        for (curve, derivation) in &self.key_derivation {
+            let how = match derivation {
+                KeyDerivation::TokenSp800 => "in the token",
+                KeyDerivation::DigestKey => "by digest",
+                KeyDerivation::HostZ => "in this process",
+            };
+            said.push(format!("{curve} keys derived {how}"));
+        }
+        said.extend(self.oaep.map(|hash| format!("RSA-OAEP with {hash}")));
+        if !self.off.is_empty() {
+            let off: Vec<&str> = self.off.keys().map(String::as_str).collect();
+            said.push(format!("not used: {}", off.join(" ")));
+        }
+        said.join(", ")
+    }
+}
+
 impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();

@@ -22,9 +22,9 @@ use crate::cipher;
 use crate::curve::Curve;
 use crate::error::Error;
 use crate::module::making;
-use crate::oaep;
 use crate::pool::Grave;
 use crate::token::Role;
+use crate::{oaep, sign};
 
 /// A meter's key inside the token: unreadable, gone with its last clone.
 ///
@@ -157,11 +157,14 @@ pub(crate) fn policy_here(
     role: Role,
     kind: Kind,
 ) -> Result<Vec<Attribute>, Error> {
-    if kind != Kind::KekAk {
-        return Ok(kind.policy(role));
+    if kind == Kind::KekAk {
+        let gcm = cipher::choose(session, role.as_str(), None)?;
+        return Ok(kind.policy_with(role, template::ciphering(gcm)));
     }
-    let gcm = cipher::choose(session, role.as_str(), None)?;
-    Ok(kind.policy_with(role, gcm))
+    match kind.curve() {
+        Some(curve) => Ok(kind.policy_with(role, sign::choose(session, curve)?)),
+        None => Ok(kind.policy(role)),
+    }
 }
 
 /// Puts a transport key of known value on the token.

@@ -23,6 +23,11 @@ type Need = (MechanismType, &'static str, &'static str);
 fn needs(role: Role) -> &'static [Need] {
     const CUSTODY: &[Need] = &[
         (
+            MechanismType::AES_GCM,
+            "CKM_AES_GCM",
+            "ciphering APDUs, HLS, stored authentication keys",
+        ),
+        (
             MechanismType::AES_KEY_WRAP,
             "CKM_AES_KEY_WRAP",
             "stored encryption keys",
@@ -72,17 +77,7 @@ pub(crate) fn mechanisms(
     role: Role,
 ) -> Result<(), Error> {
     let present = context.get_mechanism_list(slot)?;
-    demand(&present, needs(role), label, role)?;
-    // Either will do: which it is, the self-test decides.
-    const GCM: &[Need] = &[(
-        MechanismType::AES_GCM,
-        "CKM_AES_GCM",
-        "ciphering APDUs, HLS, stored authentication keys",
-    )];
-    if role == Role::Custody && !present.contains(&MechanismType::AES_ECB) {
-        demand(&present, GCM, label, role)?;
-    }
-    Ok(())
+    demand(&present, needs(role), label, role)
 }
 
 /// Refuses a token that cannot make the keys of its role.
@@ -114,9 +109,15 @@ pub(crate) fn ceremony_mechanisms(
 }
 
 fn demand(present: &[MechanismType], needs: &[Need], label: &str, role: Role) -> Result<(), Error> {
-    let missing = needs
-        .iter()
-        .find(|(mechanism, _, _)| !present.contains(mechanism));
+    // What can be done in another way: in which, the self-test or the ceremony decides.
+    let instead = |mechanism| match mechanism {
+        MechanismType::AES_GCM => MechanismType::AES_ECB,
+        MechanismType::ECDSA => MechanismType::ECDSA_SHA256,
+        other => other,
+    };
+    let missing = needs.iter().find(|(mechanism, _, _)| {
+        !present.contains(mechanism) && !present.contains(&instead(*mechanism))
+    });
     missing.map_or(Ok(()), |&(_, mechanism, purpose)| {
         Err(Error::MechanismMissing {
             label: label.to_owned(),

@@ -1,9 +1,10 @@
 //! Signatures: Ed25519 by the token, ECDSA by the token over a digest made here.
 
 use aws_lc_rs::digest;
-use cryptoki::mechanism::Mechanism;
+use cryptoki::error::{Error as Pkcs11Error, RvError};
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
-use cryptoki::object::ObjectHandle;
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 
 use crate::cipher::short;
@@ -159,7 +160,13 @@ pub(crate) fn sign(
         Some(curve) => {
             // SoftHSM 2.6 has no CKM_ECDSA_SHA256; the digest needs no token.
             let digest = digest::digest(curve.hash(), message);
-            let signature = session.sign(&Mechanism::Ecdsa, key, digest.as_ref())?;
+            let signature = match session.sign(&Mechanism::Ecdsa, key, digest.as_ref()) {
+                // A token that wants to hash by itself: its keys were made for that.
+                Err(Pkcs11Error::Pkcs11(code, _)) if is_other_way(code) => {
+                    session.sign(&hashing(curve).0, key, message)?
+                }
+                signature => signature?,
+            };
             (signature, curve.pair())
         }
         None => {
@@ -172,6 +179,47 @@ pub(crate) fn sign(
     } else {
         Err(short("the signature", length, signature.len()))
     }
+}
+
+/// ECDSA over a message that the token hashes.
+fn hashing(curve: Curve) -> (Mechanism<'static>, MechanismType) {
+    match curve {
+        Curve::P256 => (Mechanism::EcdsaSha256, MechanismType::ECDSA_SHA256),
+        Curve::P384 => (Mechanism::EcdsaSha384, MechanismType::ECDSA_SHA384),
+    }
+}
+
+/// The mechanism that a new key of this curve is to sign with: the one over a digest, if a key made for the question
+/// signs with it, else the one over the message.
+pub(crate) fn choose(session: &Session, curve: Curve) -> Result<MechanismType, Error> {
+    let (public, private) = session.generate_key_pair(
+        &Mechanism::EccKeyPairGen,
+        &[
+            Attribute::Token(false),
+            Attribute::EcParams(curve.oid().to_vec()),
+        ],
+        &[
+            Attribute::Token(false),
+            Attribute::Private(true),
+            Attribute::Sign(true),
+        ],
+    )?;
+    let digest = digest::digest(curve.hash(), b"");
+    let signed = session.sign(&Mechanism::Ecdsa, private, digest.as_ref());
+    session.destroy_object(public)?;
+    session.destroy_object(private)?;
+    match signed {
+        Err(Pkcs11Error::Pkcs11(code, _)) if is_other_way(code) => Ok(hashing(curve).1),
+        signed => Ok(signed.map(|_| MechanismType::ECDSA)?),
+    }
+}
+
+/// What a token answers that has not the mechanism, or whose key may not be used with it.
+fn is_other_way(code: RvError) -> bool {
+    matches!(
+        code,
+        RvError::MechanismInvalid | RvError::KeyFunctionNotPermitted
+    )
 }
 
 /// Whether `signature` is `key`'s over `message`, decided here and not by the token.

@@ -5,6 +5,7 @@
 pub mod caller;
 pub mod driver;
 pub mod foreign_meter;
+pub mod kryoptic;
 pub mod line;
 pub mod postgres;
 pub mod stack;

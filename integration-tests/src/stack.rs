@@ -23,7 +23,7 @@ pub struct Stack {
     dir: TempDir,
     host: Ipv4Addr,
     processes: BTreeMap<String, Child>,
-    environment: BTreeMap<String, (String, String)>,
+    environment: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// A simulated meter in a process of its own.
@@ -133,8 +133,8 @@ impl Stack {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        if let Some((name, value)) = self.environment.get(service) {
-            command.env(name, value);
+        if let Some(environment) = self.environment.get(service) {
+            command.envs(environment);
         }
         let child = command
             .spawn()
@@ -151,9 +151,14 @@ impl Stack {
         let marker = self.dir().join(format!("crash-{point}"));
         File::create(&marker)?;
         let value = format!("{point}:{}", marker.display());
-        self.environment
-            .insert(service.to_owned(), ("LATCHKEY_CRASH_AT".to_owned(), value));
+        self.set(service, "LATCHKEY_CRASH_AT", &value);
         Ok(marker)
+    }
+
+    /// Gives a service one more variable in its environment, from its next start on.
+    pub fn set(&mut self, service: &str, name: &str, value: &str) {
+        let environment = self.environment.entry(service.to_owned()).or_default();
+        environment.insert(name.to_owned(), value.to_owned());
     }
 
     /// Whether a service's process is there.

@@ -25,7 +25,6 @@ pub mod tls;
 mod crash;
 mod edge;
 mod job;
-mod memory;
 mod peer;
 mod replicas;
 mod run;

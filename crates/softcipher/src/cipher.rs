@@ -193,7 +193,6 @@ impl SoftCipher {
                 own_challenge,
                 peer_title,
                 suite,
-                ..
             } => {
                 let challenge = Challenge {
                     mechanism,

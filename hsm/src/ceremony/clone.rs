@@ -199,7 +199,7 @@ fn private_key(
         why: "a key that was unwrapped is not there".to_owned(),
     })?;
     used_once(to.session, far, |far| {
-        let mut template = origin.kind.policy(to.role);
+        let mut template = key::policy_here(to.session, to.role, origin.kind)?;
         template.extend(names(label));
         // Last of all: SoftHSM sets one after the other, and after this one none.
         template.sort_by_key(|attribute| *attribute == Attribute::Modifiable(false));

@@ -191,24 +191,32 @@ impl Kind {
         policy
     }
 
-    /// The same, for a token that does GCM in this way.
-    pub(super) fn policy_with(self, role: Role, gcm: GcmBackend) -> Vec<Attribute> {
+    /// The same, for a token that does GCM, or signs by ECDSA, with this mechanism.
+    pub(super) fn policy_with(self, role: Role, mechanism: MechanismType) -> Vec<Attribute> {
+        let usual = [MechanismType::AES_GCM, MechanismType::ECDSA];
         let mut policy = self.policy(role);
         for attribute in &mut policy {
-            if let (Self::KekAk, Attribute::AllowedMechanisms(list)) = (self, attribute) {
-                *list = vec![template::ciphering(gcm)];
+            if let Attribute::AllowedMechanisms(list) = attribute {
+                for allowed in list.iter_mut().filter(|one| usual.contains(one)) {
+                    *allowed = mechanism;
+                }
             }
         }
         policy
     }
 
     /// The policies a key may have: the present one, and that of the first ceremonies, whose keys of key agreement do
-    /// nothing else and so cannot sign a request for a certificate; and that of a token whose own GCM is of no use.
+    /// nothing else and so cannot sign a request for a certificate; and
+    /// that of a token whose own GCM is of no use, or that signs nothing but what it hashes.
     pub(super) fn policies(self, role: Role) -> Vec<Vec<Attribute>> {
         let mut policies = vec![self.policy(role)];
-        if self == Self::KekAk {
-            policies.push(self.policy_with(role, GcmBackend::EcbGhash));
-        }
+        let other = match (self, self.curve()) {
+            (Self::KekAk, _) => Some(template::ciphering(GcmBackend::EcbGhash)),
+            (_, Some(Curve::P256)) => Some(MechanismType::ECDSA_SHA256),
+            (_, Some(Curve::P384)) => Some(MechanismType::ECDSA_SHA384),
+            (_, None) => None,
+        };
+        policies.extend(other.map(|mechanism| self.policy_with(role, mechanism)));
         if matches!(self, Self::Agree(_)) {
             let older = |attribute| match attribute {
                 Attribute::Sign(_) => Attribute::Sign(false),

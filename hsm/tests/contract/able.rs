@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use hsm::ceremony::{self, Plan};
-use hsm::{Capabilities, Error, GcmBackend, KeyDerivation, OaepHash, Role, Token, TokenConfig};
+use hsm::ceremony::{self, Plan, Transcript};
+use hsm::{
+    Capabilities, Curve, Error, GcmBackend, KeyDerivation, OaepHash, Role, Token, TokenConfig,
+};
 use zeroize::Zeroizing;
 
 use crate::lab::{Brand, Lab, scenario};
@@ -98,6 +100,30 @@ scenario! {
         let mut config = config;
         config.gcm = Some(GcmBackend::Token);
         Token::open(&config, Role::Custody).await.unwrap_err();
+    }
+}
+
+scenario! {
+    /// SoftHSM has no other way of signing.
+    on Kryoptic: async fn a_token_that_hashes_by_itself_signs_too(lab) {
+        lab.without("CKM_ECDSA");
+        let plan = fs::read_to_string(lab.plan()).unwrap();
+        let plan = plan.split("[[token]]").next().unwrap();
+        let token = "[[token]]\nlabel = \"hashing\"\nrole = \"custody\"\n\
+             so_pin_file = \"hashing.so\"\npin_file = \"hashing.pin\"\n";
+        fs::write(lab.path("hashing.toml"), format!("{plan}{token}")).unwrap();
+        let plan = Plan::load(&lab.path("hashing.toml")).unwrap();
+        let transcript = ceremony::run(&plan, "2026-01-02T00:00:00Z").unwrap();
+        Transcript::verify(&transcript.render().unwrap()).unwrap();
+        let config = TokenConfig::new(lab.module(), "hashing", lab.path("hashing.pin"));
+        let token = Token::open(&config, Role::Custody).await.unwrap();
+        let able = token.capabilities().remove(0);
+        assert!(able.off.is_empty() && able.lacks.contains(&"CKM_ECDSA".to_owned()), "{able}");
+        for (curve, label) in [(Curve::P256, "sign-p256-1"), (Curve::P384, "sign-p384-1")] {
+            let signature = token.sign_ecdsa(curve, label, b"message").await.unwrap();
+            let public = token.public_key(label).await.unwrap();
+            assert!(curve.verifies(&public[1..], b"message", &signature));
+        }
     }
 }
 

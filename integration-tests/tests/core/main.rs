@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use dlms::{Data, Selection};
 use integration_tests::{
     caller::Caller,
+    kryoptic,
     line::Line,
     stack::{SimMeter, Stack, path_text, until},
 };
@@ -61,8 +62,19 @@ when {
 
 #[test]
 fn the_core_end_to_end() -> Result<()> {
+    the_core(|_| Ok(()))
+}
+
+/// The same with meters' keys in a token of another brand.
+#[test]
+fn the_core_end_to_end_on_another_token() -> Result<()> {
+    the_core(kryoptic::move_custody)
+}
+
+fn the_core(change: impl FnOnce(&mut Stack) -> Result<()>) -> Result<()> {
     let line = Line::open()?;
     let mut stack = Stack::prepare()?;
+    change(&mut stack)?;
     allow(&stack, &line)?;
     stack.up()?;
     certify(&mut stack)?;

@@ -167,8 +167,7 @@ pub(crate) fn entry(request_id: &str, entry: &Entry) -> Result<(), Error> {
         | EntryKind::Drop
         | EntryKind::Start
         | EntryKind::KeyUse
-        | EntryKind::Token
-        | EntryKind::Certificate => Ok(()),
+        | EntryKind::Token => Ok(()),
     };
     faults.note("entry.kind", refused);
     if !entry.meter_id.is_empty() {

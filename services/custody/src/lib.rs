@@ -19,8 +19,6 @@
 
 mod apdu;
 mod api;
-mod certificate;
-mod certificates;
 mod challenge;
 mod cipher;
 mod client;
@@ -102,7 +100,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let store = Store::new(kit::sql::open(&config.database, store::MIGRATIONS).await?);
     let trail = Trail::new(kit::client::channel(&config.auditor, &config.server.tls)?);
     let (reporter, carrier) = Reporter::new(trail, store.clone());
-    store.enqueue_start(&started(&config)).await?;
+    store.enqueue_start(&started(&config, &token)).await?;
     let watch = Watch::new(token.clone(), store.clone(), reporter.clone());
     let tasks = Tasks::new(shutdown.clone());
     let memory = remember(&config, &store, &tasks).await?;
@@ -114,7 +112,6 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         gate: Arc::new(gate),
         certificates: Arc::new(certificates),
         reporter,
-        certificate_skew: config.clock_skew(),
         counters: config.counters(),
         memory: Arc::clone(&memory),
         lab_import: config.lab_import,
@@ -136,7 +133,6 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     })?;
     tasks.spawn("counters", custody.clone().watch_counters(shutdown.clone()));
     tasks.spawn("retired keys", custody.clone().sweep(shutdown.clone()));
-    tasks.spawn("certificates", custody.clone().watch_certificates());
     let limit = config.server.max_message_bytes;
     let server = Server::new("custody", &config.server)?
         .add(KeyServiceServer::new(custody.clone()).max_decoding_message_size(limit))
@@ -173,16 +169,16 @@ async fn remember(
 }
 
 /// What the trail says of this start. The digest changes with the configuration; it shows none of it.
-fn started(config: &Config) -> latchkey_proto::audit::v1::Entry {
+fn started(config: &Config, token: &hsm::Token) -> latchkey_proto::audit::v1::Entry {
     let digest = digest::digest(&digest::SHA256, format!("{config:?}").as_bytes());
     let detail = format!(
-        "custody started: tokens {:?}, lab_import = {}, allow_legacy_hls = {}, allow_encryption_only = {}, \
-         memory.allow_dumps = {}, configuration SHA-256 {}",
+        "custody started: tokens {:?} ({}), lab_import = {}, allow_legacy_hls = {}, allow_encryption_only = {}, \
+         configuration SHA-256 {}",
         tokens::labels(config),
+        tokens::manner(token),
         config.lab_import,
         config.allow_legacy_hls,
         config.allow_encryption_only,
-        config.memory.allow_dumps,
         hex::encode(digest)
     );
     trail::entry(EntryKind::Start, "", "", detail)

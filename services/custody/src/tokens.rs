@@ -35,6 +35,22 @@ pub(crate) fn labels(config: &Config) -> Vec<&str> {
         .collect()
 }
 
+/// How those that are open do their work.
+pub(crate) fn manner(token: &Token) -> String {
+    let able = token.capabilities();
+    let said = able.iter().map(|able| {
+        let summary = able.summary();
+        tracing::info!(
+            token = able.token,
+            model = able.model,
+            summary,
+            "token is open"
+        );
+        format!("{}: {summary}", able.token)
+    });
+    said.collect::<Vec<_>>().join("; ")
+}
+
 fn configured(config: &Config) -> impl Iterator<Item = &TokenConfig> {
     std::iter::once(&config.token).chain(&config.tokens)
 }

@@ -201,7 +201,6 @@ impl Client {
         let grant = Grant {
             server_title,
             challenge,
-            certificate: aare.responding_ae_qualifier,
         };
         Ok((grant, information))
     }
@@ -277,9 +276,7 @@ impl Client {
 
     fn on_initiate_response(&mut self, now_ms: u64, grant: Grant, apdu: &[u8]) {
         match (self.negotiate(grant.server_title, apdu), grant.challenge) {
-            (Ok(session), Some(challenge)) => {
-                self.answer_challenge(session, challenge, grant.certificate);
-            }
+            (Ok(session), Some(challenge)) => self.answer_challenge(session, challenge),
             (Ok(session), None) => self.opened(now_ms, session),
             (Err(cause), _) => self.fail(cause),
         }

@@ -1,6 +1,5 @@
 //! The gRPC services: parse, authorise, call, render.
 
-mod certificates;
 mod cipher;
 mod incoming;
 mod keys;
