@@ -70,6 +70,8 @@ pub enum CipherOp {
         own_challenge: Vec<u8>,
         /// The peer.
         peer_title: SystemTitle,
+        /// The certificate, DER, that the peer's ACSE APDU brought: it proves nothing until it is verified.
+        peer_certificate: Option<Vec<u8>>,
         /// The suite: of the control octet of HLS 5, of the curve of HLS 7.
         suite: Suite,
     },

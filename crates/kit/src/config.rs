@@ -265,6 +265,26 @@ fn default_max_connections() -> u32 {
     8
 }
 
+/// What may see the memory of a process that holds keys.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// Leaves core dumps and debuggers on: only for a laboratory that looks for keys in memory. Said in the log and in the
+    /// trail's entry of the start. Default false.
+    pub allow_dumps: bool,
+    /// Keeps memory out of swap; a warning where the process may not (`LimitMEMLOCK=infinity` lets it). Default true.
+    pub lock: bool,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            allow_dumps: false,
+            lock: true,
+        }
+    }
+}
+
 /// Logs, traces and metrics.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -25,6 +25,7 @@ pub mod tls;
 mod crash;
 mod edge;
 mod job;
+mod memory;
 mod peer;
 mod replicas;
 mod run;

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Listener, Shutdown, StartError, Telemetry, config, shutdown};
+use crate::{Listener, Shutdown, StartError, Telemetry, config, memory, shutdown};
 
 /// What every service's configuration has.
 pub trait ServiceConfig: DeserializeOwned + Send + 'static {
@@ -16,6 +16,11 @@ pub trait ServiceConfig: DeserializeOwned + Send + 'static {
 
     /// Its logs, traces and metrics.
     fn telemetry(&self) -> &config::Telemetry;
+
+    /// What may see its memory, where that can be said: without it nobody may, and it may go to swap.
+    fn memory(&self) -> Option<&config::Memory> {
+        None
+    }
 
     /// What types alone cannot check.
     ///
@@ -57,18 +62,6 @@ pub fn run<C: ServiceConfig>(
     }
 }
 
-/// No core dump, not even through a pipe, and no debugger of the same user: memory holds authentication keys, private
-/// TLS keys and the token's PIN, and a crash must not write them down.
-fn keep_memory_private() -> std::io::Result<()> {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    setrlimit(Resource::Core, none)?;
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
-}
-
 fn start<C: ServiceConfig>(
     name: &'static str,
     arguments: &Arguments,
@@ -78,12 +71,13 @@ fn start<C: ServiceConfig>(
     if arguments.check_config {
         return Ok(());
     }
-    keep_memory_private()?;
+    let kept = memory::keep_private(config.memory())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let telemetry = Telemetry::start(name, config.telemetry())?;
+        kept.say();
         let listen = config.server().listen;
         let listener = Listener::bind(listen).await.map_err(|e| {
             StartError::context(format!("cannot listen on {listen}; is it taken?"), e)
@@ -100,18 +94,4 @@ fn start<C: ServiceConfig>(
         telemetry.stop();
         ended
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_not_dumped() -> std::io::Result<()> {
-        use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
-        keep_memory_private()?;
-        assert_eq!(dumpable_behavior()?, DumpableBehavior::NotDumpable);
-        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
-        Ok(())
-    }
 }

@@ -193,6 +193,7 @@ impl SoftCipher {
                 own_challenge,
                 peer_title,
                 suite,
+                ..
             } => {
                 let challenge = Challenge {
                     mechanism,

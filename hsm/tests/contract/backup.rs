@@ -6,7 +6,7 @@ use hsm::ceremony::{Outcome, Plan, Transcript};
 use hsm::{Curve, Error, Reseal, Role, Token, TokenConfig};
 
 use crate::ceremony::run;
-use crate::lab::{Brand, Lab, scenario};
+use crate::lab::{Brand, Lab, figure, scenario};
 
 const FIRST: &str = "\"kek-ek-1\", \"kek-ak-1\", \"kek-hs-1\", \"kek-mk-1\"";
 const OWN: &str = "\"sign-p256-1\", \"sign-p384-1\", \"agree-p256-1\", \"agree-p384-1\"";
@@ -214,7 +214,8 @@ scenario! {
             assert!(sealed.iter().all(Result::is_ok));
         }
         let rows = f64::from(512 * ROUNDS) / (processor_seconds() - before);
-        println!("figure: {:?}: {rows:.0} rows a second of processor time, without SQL", lab.brand);
+        let brand = lab.brand;
+        figure(&format!("{brand:?}: {rows:.0} rows a second of processor time, without SQL"));
     }
 }
 

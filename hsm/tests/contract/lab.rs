@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -328,12 +329,19 @@ fn succeed(name: &str, output: &Output) {
     );
     // A filter that matches nothing would succeed as well.
     assert!(out.contains("1 passed"), "{name} did not run\n{out}");
-    // What a scenario measured, where the caller asks to see output.
-    out.lines()
-        .filter(|line| line.starts_with("figure: "))
-        .for_each(|line| println!("{line}"));
+    for line in out.lines().filter(|line| line.starts_with(FIGURE)) {
+        figure(line);
+    }
 }
 
+/// Shows what a scenario measured, past the test that runs it.
+pub(crate) fn figure(text: &str) {
+    let text = text.strip_prefix(FIGURE).unwrap_or(text);
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{FIGURE}{text}").unwrap();
+}
+
+const FIGURE: &str = "figure: ";
 /// Kryoptic has as many slots as its configuration says; SoftHSM always one that is free.
 const KRYOPTIC_SLOTS: u8 = 4;
 const DIRECTORY: &str = "LATCHKEY_LAB";

@@ -216,6 +216,7 @@ impl Talk<'_> {
         let response = InitiateResponse::new(conformance, 1024).encode();
         self.unprotect(self.meter.seal(0x28, &response)).await?;
         let asked = AnswerChallengeRequest {
+            server_certificate: Vec::new(),
             context_id: self.context_id.clone(),
             server_challenge: b"P6wRJ21Fp6WrJ12f".to_vec(),
             server_system_title: SERVER.to_vec(),

@@ -77,9 +77,11 @@ impl Context {
             CipherOp::Answer {
                 challenge,
                 peer_title,
+                peer_certificate,
                 ..
             } => {
                 let request = AnswerChallengeRequest {
+                    server_certificate: peer_certificate.unwrap_or_default(),
                     context_id: self.id.clone(),
                     server_challenge: challenge,
                     server_system_title: title_of(peer_title),

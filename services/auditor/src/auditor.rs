@@ -298,7 +298,10 @@ impl Auditor {
         let config = digest::digest(&digest::SHA256, format!("{:?}", self.config).as_bytes());
         let config = hex(config.as_ref());
         let version = env!("CARGO_PKG_VERSION");
-        let detail = format!("auditor {version}, configuration sha256:{config}");
+        let dumps = self.config.memory.allow_dumps;
+        let detail = format!(
+            "auditor {version}, memory.allow_dumps = {dumps}, configuration sha256:{config}"
+        );
         let start = self.own_entry(EntryKind::Start, detail);
         self.append(start, None, Effect::None).await?;
         let policy = self.own_entry(EntryKind::Policy, self.policy.summary().to_owned());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use kit::config::{ConfigError, Database, Server, Telemetry};
+use kit::config::{ConfigError, Database, Memory, Server, Telemetry};
 use kit::{PeerName, ServiceConfig};
 use latchkey_proto::audit::v1::EntryKind;
 use serde::Deserialize;
@@ -20,6 +20,9 @@ pub struct Config {
     /// Logs, traces and metrics.
     #[serde(default)]
     pub telemetry: Telemetry,
+    /// What may see its memory: nobody, unless this says otherwise.
+    #[serde(default)]
+    pub memory: Memory,
     /// Where the trail is kept.
     pub database: Database,
     /// Token B: keys `log-1` (checkpoints) and `permit-1` (permits), both Ed25519.
@@ -100,7 +103,7 @@ impl Reporter {
     #[must_use]
     pub const fn reports(self, kind: EntryKind) -> bool {
         match kind {
-            EntryKind::Start => true,
+            EntryKind::Start | EntryKind::Certificate => true,
             EntryKind::Denial => matches!(self, Self::Custody | Self::Association | Self::Reset),
             EntryKind::Outcome | EntryKind::Verdict => matches!(self, Self::Reset),
             EntryKind::Key | EntryKind::KeyUse | EntryKind::Token => {
@@ -196,6 +199,10 @@ impl ServiceConfig for Config {
 
     fn telemetry(&self) -> &Telemetry {
         &self.telemetry
+    }
+
+    fn memory(&self) -> Option<&Memory> {
+        Some(&self.memory)
     }
 
     fn check(&self) -> Result<(), ConfigError> {

@@ -1,6 +1,10 @@
 //! The head-end's own key pairs and certificates: what a meter must be told of us.
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{PoisonError, RwLock},
+};
 
 use dlms::{Suite, SystemTitle};
 use hsm::{Curve, Token};
@@ -10,20 +14,19 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{
+    certificate::{Certificate, Fault, Kind, Now, curve},
     config::Config,
     custody::Custody,
     error::Error,
     keyring::{agreement_label, signing_label},
 };
 
-/// The certificates that are configured: of the key that signs, for suites 1 and 2.
+/// The certificates of the head-end's own keys: from files that are configured, or else from the token.
 #[derive(Default)]
-pub(crate) struct Certificates {
-    suite1: Option<Certificate>,
-    suite2: Option<Certificate>,
-}
+pub(crate) struct Certificates(RwLock<BTreeMap<(u8, &'static str), Own>>);
 
-struct Certificate {
+#[derive(Clone)]
+struct Own {
     title: SystemTitle,
     der: Vec<u8>,
 }
@@ -31,24 +34,68 @@ struct Certificate {
 impl Certificates {
     /// Reads the certificates and refuses one that is not of the token's key, or names no system title.
     pub(crate) async fn load(config: &Config, token: &Token) -> Result<Self, StartError> {
-        let (mut suite1, mut suite2) = (None, None);
-        if let Some(file) = &config.client_certificate_suite1_file {
-            suite1 = Some(Certificate::load(file, Curve::P256, token).await?);
+        let all = Self::default();
+        let files = [
+            (Suite::Suite1, &config.client_certificate_suite1_file),
+            (Suite::Suite2, &config.client_certificate_suite2_file),
+        ];
+        for (suite, file) in files {
+            let Some(curve) = curve(suite) else { continue };
+            let of = [
+                (Kind::ClientSigning, signing_label(curve)),
+                (Kind::ClientAgreement, agreement_label(curve)),
+            ];
+            for (kind, label) in of {
+                let der = match file {
+                    Some(file) if kind == Kind::ClientSigning => {
+                        from_file(file, label, token).await?
+                    }
+                    _ => {
+                        let Some(der) = token.certificates(label).await?.into_iter().next() else {
+                            continue;
+                        };
+                        der
+                    }
+                };
+                all.take(suite, &der, kind).map_err(|fault| {
+                    StartError::context(format!("certificate of key {label} in the token"), fault)
+                })?;
+            }
         }
-        if let Some(file) = &config.client_certificate_suite2_file {
-            suite2 = Some(Certificate::load(file, Curve::P384, token).await?);
-        }
-        Ok(Self { suite1, suite2 })
+        Ok(all)
     }
 
-    /// The certificate of a suite for a client with this title, DER; empty if there is none. A meter compares the title
-    /// with that of the AARQ, so another client's would not do.
+    /// Uses this certificate from now on.
+    pub(crate) fn take(&self, suite: Suite, der: &[u8], kind: Kind) -> Result<(), Fault> {
+        let certificate = Certificate::read(der)?;
+        let own = Own {
+            title: certificate.title().ok_or(Fault::NoTitle)?,
+            der: der.to_vec(),
+        };
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.insert((suite.id(), kind.name()), own);
+        Ok(())
+    }
+
+    /// Uses none from now on.
+    pub(crate) fn forget(&self, suite: Suite, kind: Kind) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&(suite.id(), kind.name()));
+    }
+
+    fn find(&self, suite: Suite, kind: Kind) -> Option<Own> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(&(suite.id(), kind.name())).cloned()
+    }
+
+    /// The certificate of the signing key of a suite for a client with this title, DER; empty if there is none. A meter
+    /// compares the title with that of the AARQ, so another client's would not do.
     pub(crate) fn of(&self, suite: Suite, title: SystemTitle) -> Vec<u8> {
-        match self.any_of(suite) {
-            Some(certificate) if certificate.title == title => certificate.der.clone(),
-            Some(certificate) => {
+        match self.find(suite, Kind::ClientSigning) {
+            Some(own) if own.title == title => own.der,
+            Some(own) => {
                 tracing::warn!(
-                    configured = %certificate.title,
+                    configured = %own.title,
                     enrolled = %title,
                     "the client certificate is another client system title's and is not sent"
                 );
@@ -58,55 +105,50 @@ impl Certificates {
         }
     }
 
-    fn any_of(&self, suite: Suite) -> Option<&Certificate> {
-        match suite {
-            Suite::Suite0 => None,
-            Suite::Suite1 => self.suite1.as_ref(),
-            Suite::Suite2 => self.suite2.as_ref(),
+    /// Why the certificate of one of our keys does not hold now; none if it does, or there is no certificate.
+    pub(crate) fn fault(&self, suite: Suite, kind: Kind, at: Now) -> Option<Fault> {
+        let own = self.find(suite, kind)?;
+        match Certificate::read(&own.der) {
+            Ok(certificate) => certificate.in_time(at).err(),
+            Err(fault) => Some(fault),
         }
     }
 }
 
-impl Certificate {
-    async fn load(file: &Path, curve: Curve, token: &Token) -> Result<Self, StartError> {
-        let name = file.display();
-        let text = std::fs::read(file)
-            .map_err(|e| StartError::context(format!("client certificate {name}"), e))?;
-        let certificate = Self::parse(&text, &token.public_key(signing_label(curve)).await?);
-        certificate.map_err(|why| StartError::msg(format!("client certificate {name}: {why}")))
-    }
+async fn from_file(file: &Path, label: &str, token: &Token) -> Result<Vec<u8>, StartError> {
+    let name = file.display();
+    let text = std::fs::read(file)
+        .map_err(|e| StartError::context(format!("client certificate {name}"), e))?;
+    let der = parse(&text, &token.public_key(label).await?);
+    der.map_err(|why| StartError::msg(format!("client certificate {name}: {why}")))
+}
 
-    /// `public` is the token's key, an uncompressed point.
-    fn parse(text: &[u8], public: &[u8]) -> Result<Self, &'static str> {
-        let der = if text.starts_with(b"-----") {
-            CertificateDer::from_pem_slice(text).map_err(|_| "it is no PEM certificate")?
-        } else {
-            CertificateDer::from(text)
-        };
-        let (rest, certificate) =
-            X509Certificate::from_der(&der).map_err(|_| "it is no X.509 certificate")?;
-        if !rest.is_empty() {
-            return Err("octets follow the certificate");
-        }
-        if certificate.public_key().subject_public_key.data.as_ref() != public {
-            return Err("its public key is not that of the token's signing key");
-        }
-        let usage = certificate.key_usage().ok().flatten();
-        if usage.is_some_and(|usage| !usage.value.digital_signature()) {
-            return Err("its key usage is not digitalSignature");
-        }
-        let mut names = certificate.subject().iter_common_name();
-        let title = match (names.next(), names.next()) {
-            (Some(name), None) => name.as_str().ok().and_then(title),
-            _ => None,
-        };
-        Ok(Self {
-            title: title.ok_or(
-                "its subject has not one common name: the client system title, 16 hex digits",
-            )?,
-            der: der.to_vec(),
-        })
+/// `public` is the token's key, an uncompressed point.
+fn parse(text: &[u8], public: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let der = if text.starts_with(b"-----") {
+        CertificateDer::from_pem_slice(text).map_err(|_| "it is no PEM certificate")?
+    } else {
+        CertificateDer::from(text)
+    };
+    let (rest, certificate) =
+        X509Certificate::from_der(&der).map_err(|_| "it is no X.509 certificate")?;
+    if !rest.is_empty() {
+        return Err("octets follow the certificate");
     }
+    if certificate.public_key().subject_public_key.data.as_ref() != public {
+        return Err("its public key is not that of the token's signing key");
+    }
+    let usage = certificate.key_usage().ok().flatten();
+    if usage.is_some_and(|usage| !usage.value.digital_signature()) {
+        return Err("its key usage is not digitalSignature");
+    }
+    let mut names = certificate.subject().iter_common_name();
+    let title = match (names.next(), names.next()) {
+        (Some(name), None) => name.as_str().ok().and_then(title),
+        _ => None,
+    };
+    title.ok_or("its subject has not one common name: the client system title, 16 hex digits")?;
+    Ok(der.to_vec())
 }
 
 fn title(hex: &str) -> Option<SystemTitle> {
@@ -129,7 +171,7 @@ impl Custody {
             Curve::P256 => Suite::Suite1,
             Curve::P384 => Suite::Suite2,
         };
-        let certificate = self.certificates.any_of(suite);
+        let certificate = self.certificates.find(suite, Kind::ClientSigning);
         Ok(GetClientKeysResponse {
             signing_key,
             agreement_key,
@@ -172,11 +214,9 @@ mod tests {
         let (der, pem, public) =
             certificate(&["4D4D4D0000000001"], &[KeyUsagePurpose::DigitalSignature]);
         for text in [der.as_slice(), pem.as_bytes()] {
-            let good = Certificate::parse(text, &public).unwrap();
-            assert_eq!(good.title, SystemTitle::new(*b"MMM\0\0\0\0\x01"));
-            assert_eq!(good.der, der);
+            assert_eq!(parse(text, &public).unwrap(), der);
         }
-        let why = |text: &[u8], public: &[u8]| Certificate::parse(text, public).err().unwrap();
+        let why = |text: &[u8], public: &[u8]| parse(text, public).err().unwrap();
         assert!(why(&der, &public[1..]).contains("public key"));
         assert!(why(&der[1..], &public).contains("no X.509"));
         assert!(why(&[&der[..], b"x"].concat(), &public).contains("follow"));

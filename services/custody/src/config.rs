@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use kit::{
     PeerName, ServiceConfig,
-    config::{Client, ConfigError, Database, Server, Telemetry},
+    config::{Client, ConfigError, Database, Memory, Server, Telemetry},
 };
 use serde::Deserialize;
 
@@ -19,6 +19,9 @@ pub struct Config {
     /// Logs, traces and metrics.
     #[serde(default)]
     pub telemetry: Telemetry,
+    /// What may see its memory: nobody, unless this says otherwise.
+    #[serde(default)]
+    pub memory: Memory,
     /// Where wrapped keys, counters and permit uses are kept. A database restored from a backup holds counters that
     /// were used already: raise every `next_counter` above what the meters have seen before serving from it.
     pub database: Database,
@@ -171,6 +174,10 @@ impl ServiceConfig for Config {
 
     fn telemetry(&self) -> &Telemetry {
         &self.telemetry
+    }
+
+    fn memory(&self) -> Option<&Memory> {
+        Some(&self.memory)
     }
 
     fn check(&self) -> Result<(), ConfigError> {

@@ -37,6 +37,8 @@ pub(crate) struct Custody {
     pub(crate) gate: Arc<Gate>,
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) reporter: Reporter,
+    /// By how much the clocks of those who issue certificates may differ from ours.
+    pub(crate) certificate_skew: std::time::Duration,
     pub(crate) counters: Policy,
     pub(crate) memory: Arc<Memory>,
     pub(crate) lab_import: bool,
@@ -96,6 +98,11 @@ impl Custody {
         let public = terms
             .check(&wanted.meter_id, row.as_ref(), self.leave)
             .inspect_err(|error| self.refused(&verified.permit, &[], error))?;
+        if let Some(row) = &row {
+            self.certificates_hold(&terms, row)
+                .await
+                .inspect_err(|error| self.refused(&verified.permit, &[], error))?;
+        }
         let (keys, rotating) = match (wanted.which, row.as_ref()) {
             (Some(which), Some(row)) => {
                 let entered = self.enter(&mut verified, (&terms, row), which).await;

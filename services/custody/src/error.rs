@@ -5,6 +5,8 @@ use std::time::Duration;
 use kit::status::Fault;
 use tonic::Code;
 
+use crate::certificate::Fault as CertificateFault;
+
 /// Why custody did not do what it was asked. No variant holds a key, a password or a clear APDU.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -244,6 +246,26 @@ pub enum Error {
         /// What is missing.
         why: String,
     },
+    /// A certificate is not believed.
+    #[error("the certificate {what} is refused: {fault}")]
+    CertificateRefused {
+        /// Whose it is.
+        what: String,
+        /// Why.
+        fault: CertificateFault,
+    },
+    /// There is no such certificate.
+    #[error("custody holds no certificate with SHA-256 {fingerprint}")]
+    CertificateUnknown {
+        /// The SHA-256 that was asked for.
+        fingerprint: String,
+    },
+    /// A later revocation list of the authority is there.
+    #[error("a later revocation list of {name} is there already")]
+    RevocationsOlder {
+        /// The authority.
+        name: String,
+    },
     /// The token has not the key that this needs.
     #[error("this cannot be had with the token as it is: {why}")]
     TokenLacks {
@@ -275,7 +297,9 @@ impl Error {
 impl From<hsm::Error> for Error {
     fn from(error: hsm::Error) -> Self {
         match error {
-            hsm::Error::KeyNotFound { .. } | hsm::Error::KeyOff { .. } => Self::TokenLacks {
+            hsm::Error::KeyNotFound { .. }
+            | hsm::Error::KeyOff { .. }
+            | hsm::Error::Certificate { .. } => Self::TokenLacks {
                 why: error.to_string(),
             },
             other => Self::Token(other),
@@ -295,7 +319,8 @@ impl Fault for Error {
     fn code(&self) -> Code {
         match self {
             Self::Request(_) | Self::WrappedKeyInvalid { .. } => Code::InvalidArgument,
-            Self::KeysUnknown { .. }
+            Self::CertificateUnknown { .. }
+            | Self::KeysUnknown { .. }
             | Self::ContextUnknown
             | Self::ContextFenced
             | Self::RotationUnknown => Code::NotFound,
@@ -314,6 +339,8 @@ impl Fault for Error {
             | Self::RotationOver
             | Self::RotationOpeningsSpent { .. }
             | Self::TokenLacks { .. }
+            | Self::CertificateRefused { .. }
+            | Self::RevocationsOlder { .. }
             | Self::GenerationUnknown { .. }
             | Self::RewrapRefused { .. }
             | Self::RewrapRunning
@@ -383,6 +410,9 @@ impl Fault for Error {
             Self::ChallengeRefused { .. } => "CHALLENGE_REFUSED",
             Self::ChallengeAmbiguous => "CHALLENGE_AMBIGUOUS",
             Self::AnswerWrong => "HLS_ANSWER_WRONG",
+            Self::CertificateRefused { fault, .. } => fault.reason(),
+            Self::CertificateUnknown { .. } => "CERTIFICATE_UNKNOWN",
+            Self::RevocationsOlder { .. } => "REVOCATION_LIST_OLDER",
             Self::TokenLacks { .. } => "TOKEN_KEY_MISSING",
             Self::GenerationUnknown { .. } => "KEK_GENERATION_UNKNOWN",
             Self::RewrapRefused { .. } => "REWRAP_REFUSED",
@@ -495,6 +525,11 @@ fn mend(error: &Error) -> Option<&'static str> {
         Error::GenerationUnknown { .. } | Error::RewrapRunning | Error::RewrapRefused { .. } => {
             mend_generations(error)
         }
+        Error::CertificateRefused { .. } => {
+            "have the certificate or its authority renewed and imported; see docs/runbooks/certificate-expiry.md"
+        }
+        Error::CertificateUnknown { .. } => "list the certificates",
+        Error::RevocationsOlder { .. } => "fetch the authority's present list",
         Error::TokenLacks { .. } => {
             "hold a ceremony with a plan that lists the key, on a token that can use it"
         }

@@ -19,6 +19,8 @@
 
 mod apdu;
 mod api;
+mod certificate;
+mod certificates;
 mod challenge;
 mod cipher;
 mod client;
@@ -112,6 +114,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         gate: Arc::new(gate),
         certificates: Arc::new(certificates),
         reporter,
+        certificate_skew: config.clock_skew(),
         counters: config.counters(),
         memory: Arc::clone(&memory),
         lab_import: config.lab_import,
@@ -133,6 +136,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     })?;
     tasks.spawn("counters", custody.clone().watch_counters(shutdown.clone()));
     tasks.spawn("retired keys", custody.clone().sweep(shutdown.clone()));
+    tasks.spawn("certificates", custody.clone().watch_certificates());
     let limit = config.server.max_message_bytes;
     let server = Server::new("custody", &config.server)?
         .add(KeyServiceServer::new(custody.clone()).max_decoding_message_size(limit))
@@ -173,12 +177,13 @@ fn started(config: &Config, token: &hsm::Token) -> latchkey_proto::audit::v1::En
     let digest = digest::digest(&digest::SHA256, format!("{config:?}").as_bytes());
     let detail = format!(
         "custody started: tokens {:?} ({}), lab_import = {}, allow_legacy_hls = {}, allow_encryption_only = {}, \
-         configuration SHA-256 {}",
+         memory.allow_dumps = {}, configuration SHA-256 {}",
         tokens::labels(config),
         tokens::manner(token),
         config.lab_import,
         config.allow_legacy_hls,
         config.allow_encryption_only,
+        config.memory.allow_dumps,
         hex::encode(digest)
     );
     trail::entry(EntryKind::Start, "", "", detail)

@@ -230,7 +230,7 @@ impl Custody {
         peer: &PeerName,
         id: &str,
         challenge: &[u8],
-        server_title: &[u8],
+        (server_title, certificate): (&[u8], &[u8]),
     ) -> Result<Vec<u8>, Error> {
         let context = self.contexts.get(id, peer, clock::now())?;
         let mut state = context.state.lock().await;
@@ -251,6 +251,11 @@ impl Custody {
         if let Some(error) = objection(&context, keys, challenge, server_title) {
             self.refused(&context.permit, &[], &error);
             return Err(error);
+        }
+        if terms.mechanism == Mechanism::HlsEcdsa && !certificate.is_empty() {
+            self.shown_certificate_holds(keys, certificate)
+                .await
+                .inspect_err(|error| self.refused(&context.permit, &[], error))?;
         }
         // An older context must not answer the challenge of a newer one, wherever that is.
         self.store

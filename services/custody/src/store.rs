@@ -4,6 +4,7 @@
 //! command is counted on the disk before it is ciphered (P1, P5); an entry of the trail is stored in the transaction
 //! of what it reports, and leaves the outbox only when the auditor has it.
 
+mod certificates;
 mod counters;
 mod fingerprints;
 mod floor;
@@ -17,6 +18,7 @@ mod stock;
 use kit::sql::{Migration, Pool};
 
 pub(crate) use self::{
+    certificates::{CertificateRow, Wanted as CertificatesWanted},
     counters::{COUNTER_END, CounterOf, ENCRYPTION, Reservation},
     fingerprints::{Claim, Fingerprint, KeyKind},
     floor::{Floor, Raised, Source, Standing},
@@ -77,6 +79,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         version: 8,
         name: "rotations",
         sql: include_str!("../migrations/0008_rotations.sql"),
+    },
+    Migration {
+        version: 9,
+        name: "certificates",
+        sql: include_str!("../migrations/0009_certificates.sql"),
     },
 ];
 

@@ -135,6 +135,20 @@ impl Terms {
         }
     }
 
+    /// Whether the signing keys of both ends are used: for HLS, for every APDU, or for ephemeral keys.
+    pub(crate) fn uses_signatures(&self) -> bool {
+        let one_pass = Protection::GeneralCiphering(KeyChoice::OnePass);
+        self.mechanism == Mechanism::HlsEcdsa || self.signed || self.protection == one_pass
+    }
+
+    /// Whether the agreement keys of both ends are used.
+    pub(crate) fn uses_agreement(&self) -> bool {
+        let choices = [KeyChoice::OnePass, KeyChoice::Static];
+        choices
+            .into_iter()
+            .any(|choice| self.protection == Protection::GeneralCiphering(choice))
+    }
+
     /// As the trail tells it.
     pub(crate) fn describe(&self, public: bool) -> String {
         let how = match self.protection {

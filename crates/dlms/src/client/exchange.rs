@@ -268,12 +268,18 @@ impl Client {
         self.listen(now_ms);
     }
 
-    pub(super) fn answer_challenge(&mut self, session: Session, challenge: Vec<u8>) {
+    pub(super) fn answer_challenge(
+        &mut self,
+        session: Session,
+        challenge: Vec<u8>,
+        peer_certificate: Option<Vec<u8>>,
+    ) {
         let job = self.job(CipherOp::Answer {
             mechanism: self.config.mechanism,
             challenge: challenge.clone(),
             own_challenge: self.config.authentication_value.clone(),
             peer_title: session.server_title.unwrap_or(NOBODY),
+            peer_certificate,
             suite: self.config.terms().suite(),
         });
         self.state = State::Answering {

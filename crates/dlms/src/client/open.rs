@@ -201,6 +201,7 @@ impl Client {
         let grant = Grant {
             server_title,
             challenge,
+            certificate: aare.responding_ae_qualifier,
         };
         Ok((grant, information))
     }
@@ -276,7 +277,9 @@ impl Client {
 
     fn on_initiate_response(&mut self, now_ms: u64, grant: Grant, apdu: &[u8]) {
         match (self.negotiate(grant.server_title, apdu), grant.challenge) {
-            (Ok(session), Some(challenge)) => self.answer_challenge(session, challenge),
+            (Ok(session), Some(challenge)) => {
+                self.answer_challenge(session, challenge, grant.certificate);
+            }
             (Ok(session), None) => self.opened(now_ms, session),
             (Err(cause), _) => self.fail(cause),
         }

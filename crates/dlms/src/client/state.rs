@@ -62,6 +62,8 @@ pub(super) struct Grant {
     pub(super) server_title: Option<SystemTitle>,
     /// StoC, with HLS.
     pub(super) challenge: Option<Vec<u8>>,
+    /// The certificate that came along.
+    pub(super) certificate: Option<Vec<u8>>,
 }
 
 /// What is negotiated.

@@ -18,6 +18,9 @@ pub struct MeterConfig {
     pub server_sap: u16,
     /// The meter's system title.
     pub server_title: SystemTitle,
+    /// Its certificate, DER, for the responding-AE-qualifier of an AARE with high-level security: for clients that do not
+    /// hold it.
+    pub certificate: Option<Vec<u8>>,
     /// The clients it knows.
     pub clients: Vec<ClientAccess>,
     /// The longest APDU the meter receives, ciphering included; 0 means no limit.
@@ -34,6 +37,7 @@ impl MeterConfig {
             link: LinkConfig::Tcp,
             server_sap: 1,
             server_title,
+            certificate: None,
             clients,
             max_pdu: 1024,
             conformance: Conformance::RESET,

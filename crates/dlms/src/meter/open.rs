@@ -284,7 +284,7 @@ impl Meter {
             },
             responding_title: (session.terms.protects() || high)
                 .then_some(self.config.server_title),
-            responding_ae_qualifier: None,
+            responding_ae_qualifier: self.config.certificate.clone().filter(|_| high),
             mechanism: high.then_some(session.mechanism),
             authentication_value: opening
                 .challenges

@@ -266,6 +266,7 @@ impl Meter {
             Ok(_) | Err(_) => return self.deny(now_ms, session, invoke),
         }
         let job = self.job(CipherOp::Answer {
+            peer_certificate: None,
             mechanism: session.mechanism,
             challenge: challenges.client,
             own_challenge: challenges.server,

@@ -112,6 +112,7 @@ impl Soft {
         let mut twin = self.clone();
         twin.set_sent(counter - 1);
         let op = CipherOp::Answer {
+            peer_certificate: None,
             mechanism: Mechanism::HlsGmac,
             challenge: challenge.to_vec(),
             own_challenge: vec![],

@@ -10,6 +10,7 @@ const HIGH: [Mechanism; 5] = [
 
 fn answer(mechanism: Mechanism, suite: Suite, challenge: &[u8], own: &[u8]) -> CipherOp {
     CipherOp::Answer {
+        peer_certificate: None,
         mechanism,
         challenge: challenge.to_vec(),
         own_challenge: own.to_vec(),

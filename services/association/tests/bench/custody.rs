@@ -276,6 +276,7 @@ impl CipherService for Custody {
         let mut context = self.context(&context_id);
         context.server_challenge.clone_from(&server_challenge);
         let done = self.run(CipherOp::Answer {
+            peer_certificate: None,
             mechanism: mechanism(&context.request),
             challenge: server_challenge,
             own_challenge: context.challenge.clone(),

@@ -21,7 +21,7 @@ mod token;
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
@@ -216,9 +216,11 @@ impl House {
 
     /// Context, AARQ, HLS, ten reads, close.
     async fn resets(&self, count: u32) {
+        // Others than those whose contexts are open: a new context of a meter ends the one before.
+        self.enrol(CONTEXTS..2 * CONTEXTS).await;
         let work = async {
             for number in 0..count {
-                let mut talk = self.open(number % CONTEXTS).await;
+                let mut talk = self.open(CONTEXTS + number % CONTEXTS).await;
                 for _ in 0..10 {
                     talk.exchange().await;
                 }
@@ -231,10 +233,10 @@ impl House {
 
     /// A context is opened and closed: with the meter's key in the token, and with one never used before.
     async fn cold(&self, count: u32) {
-        self.enrol(CONTEXTS..CONTEXTS + count).await;
+        self.enrol(2 * CONTEXTS..2 * CONTEXTS + count).await;
         for (name, first) in [
-            ("OpenContext, the key was never used", CONTEXTS),
-            ("OpenContext, the key is in the token", CONTEXTS),
+            ("OpenContext, the key was never used", 2 * CONTEXTS),
+            ("OpenContext, the key is in the token", 2 * CONTEXTS),
         ] {
             let work = async {
                 for number in first..first + count {
@@ -275,12 +277,11 @@ impl Custody {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound");
         drop(listener);
-        let more = "counter_block = 4096\nunwrapped_keys_max = 4096";
-        let config = bed.config("process", address, more);
+        let config = bed.config("process", address, "unwrapped_keys_max = 4096");
         let child = Command::new(env!("CARGO_BIN_EXE_latchkey-custody"))
             .arg("--config")
             .arg(config)
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(bed.dir.join("custody.log")).expect("a log"))
             .spawn()
             .expect("it starts");
         until("custody listens", async || {

@@ -68,6 +68,7 @@ impl Talk {
         let accepted = self.meter.seal(0x28, &accepted);
         self.unprotect(accepted).await;
         let request = AnswerChallengeRequest {
+            server_certificate: Vec::new(),
             context_id: self.context_id.clone(),
             server_challenge: CHALLENGE.to_vec(),
             server_system_title: SERVER.to_vec(),

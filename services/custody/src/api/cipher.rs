@@ -22,6 +22,7 @@ use super::{
     stream::{self, Results},
 };
 use crate::{
+    certificate::DER_MAX,
     custody::{Custody, Wanted},
     error::Error,
     rotation::Which,
@@ -218,8 +219,15 @@ impl Custody {
     ) -> Result<AnswerChallengeResponse, Error> {
         let (challenge, title) = (&asked.server_challenge, &asked.server_system_title);
         in_context(&asked.context_id, "server_challenge", challenge, 8..=64)?;
+        let certificate = &asked.server_certificate;
+        in_context(
+            &asked.context_id,
+            "server_certificate",
+            certificate,
+            0..=DER_MAX,
+        )?;
         let token = self
-            .answer_challenge(peer, &asked.context_id, challenge, title)
+            .answer_challenge(peer, &asked.context_id, challenge, (title, certificate))
             .await
             .inspect_err(|error| self.fenced(peer, &asked.context_id, error))?;
         Ok(AnswerChallengeResponse { token })

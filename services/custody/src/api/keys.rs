@@ -5,29 +5,33 @@ use kit::{PeerName, clock};
 use latchkey_proto::{
     audit::v1::EntryKind,
     custody::v1::{
-        CounterState, DestroyMeterKeysRequest, DestroyMeterKeysResponse, GenerateMeterKeysRequest,
-        GenerateMeterKeysResponse, GetClientKeysRequest, GetClientKeysResponse,
-        GetMeterKeysRequest, GetMeterKeysResponse, ImportLabKeysRequest, ImportLabKeysResponse,
-        ImportMeterKeysBatchRequest, ImportMeterKeysRequest, ImportMeterKeysResponse,
-        ListKekGenerationsRequest, ListKekGenerationsResponse, ListKeyFingerprintsRequest,
-        ListKeyFingerprintsResponse, ListMeterKeysRequest, ListMeterKeysResponse,
-        MarkMeterKeysCompromisedRequest, MarkMeterKeysCompromisedResponse, Mechanism, MeterKeys,
-        RaiseInvocationCounterRequest, RaiseInvocationCounterResponse, RewrapKeysRequest,
-        RewrapKeysResponse, SecurityPolicy, UpdateMeterKeysRequest, UpdateMeterKeysResponse,
-        key_service_server::KeyService,
+        CounterState, CreateSigningRequestRequest, CreateSigningRequestResponse,
+        DeleteCertificateRequest, DeleteCertificateResponse, DestroyMeterKeysRequest,
+        DestroyMeterKeysResponse, GenerateMeterKeysRequest, GenerateMeterKeysResponse,
+        GetClientKeysRequest, GetClientKeysResponse, GetMeterKeysRequest, GetMeterKeysResponse,
+        ImportCertificateRequest, ImportCertificateResponse, ImportLabKeysRequest,
+        ImportLabKeysResponse, ImportMeterKeysBatchRequest, ImportMeterKeysRequest,
+        ImportMeterKeysResponse, ImportRevocationListRequest, ImportRevocationListResponse,
+        ListCertificatesRequest, ListCertificatesResponse, ListKekGenerationsRequest,
+        ListKekGenerationsResponse, ListKeyFingerprintsRequest, ListKeyFingerprintsResponse,
+        ListMeterKeysRequest, ListMeterKeysResponse, MarkMeterKeysCompromisedRequest,
+        MarkMeterKeysCompromisedResponse, Mechanism, MeterKeys, RaiseInvocationCounterRequest,
+        RaiseInvocationCounterResponse, RewrapKeysRequest, RewrapKeysResponse, SecurityPolicy,
+        UpdateMeterKeysRequest, UpdateMeterKeysResponse, key_service_server::KeyService,
     },
 };
 use tonic::{Request, Response, Status, Streaming};
 use zeroize::Zeroizing;
 
 use super::{
-    Violations,
+    Violations, certificates,
     cipher::control,
     incoming::{check, check_lab, mechanisms, policies, suite, wrapped},
     rewrap,
     stock::{Batches, end, state, version},
 };
 use crate::{
+    certificate::Kind,
     custody::Custody,
     error::Error,
     keyring,
@@ -38,6 +42,49 @@ use crate::{
 
 #[tonic::async_trait]
 impl KeyService for Custody {
+    async fn import_certificate(
+        &self,
+        request: Request<ImportCertificateRequest>,
+    ) -> Result<Response<ImportCertificateResponse>, Status> {
+        let peer = kit::peer(&request);
+        let done = certificates::import(self, &peer, request.into_inner()).await?;
+        Ok(Response::new(done))
+    }
+
+    async fn list_certificates(
+        &self,
+        request: Request<ListCertificatesRequest>,
+    ) -> Result<Response<ListCertificatesResponse>, Status> {
+        let page = certificates::list(self, request.into_inner()).await?;
+        Ok(Response::new(page))
+    }
+
+    async fn delete_certificate(
+        &self,
+        request: Request<DeleteCertificateRequest>,
+    ) -> Result<Response<DeleteCertificateResponse>, Status> {
+        let peer = kit::peer(&request);
+        let done = certificates::delete(self, &peer, request.into_inner()).await?;
+        Ok(Response::new(done))
+    }
+
+    async fn import_revocation_list(
+        &self,
+        request: Request<ImportRevocationListRequest>,
+    ) -> Result<Response<ImportRevocationListResponse>, Status> {
+        let peer = kit::peer(&request);
+        let done = certificates::import_revocations(self, &peer, request.into_inner()).await?;
+        Ok(Response::new(done))
+    }
+
+    async fn create_signing_request(
+        &self,
+        request: Request<CreateSigningRequestRequest>,
+    ) -> Result<Response<CreateSigningRequestResponse>, Status> {
+        let done = certificates::signing_request(self, request.into_inner()).await?;
+        Ok(Response::new(done))
+    }
+
     async fn get_client_keys(
         &self,
         request: Request<GetClientKeysRequest>,
@@ -299,6 +346,8 @@ pub(super) fn render(row: KeyRow, counter_warning: u32) -> MeterKeys {
         .into_iter()
         .filter(|policy| row.policies & policy_bit(control(row.suite, *policy)) != 0);
     MeterKeys {
+        server_signing_key_certified: row.is_certified(Kind::MeterSigning),
+        server_agreement_key_certified: row.is_certified(Kind::MeterAgreement),
         policies: policies.map(Into::into).collect(),
         mechanisms: mechanisms.map(|mechanism| (*mechanism).into()).collect(),
         has_password: !row.sealed_password.is_empty(),

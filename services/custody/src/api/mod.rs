@@ -1,5 +1,6 @@
 //! The gRPC services: parse, authorise, call, render.
 
+mod certificates;
 mod cipher;
 mod incoming;
 mod keys;

@@ -17,6 +17,7 @@ use super::{
     keys::render,
 };
 use crate::{
+    certificates::{AGREEMENT_CERTIFIED, SIGNING_CERTIFIED},
     custody::Custody,
     error::Error,
     keys::{
@@ -358,15 +359,19 @@ const CHANGES: [(&str, Change); 6] = [
         ..row
     }),
     ("policies", |asked, row| KeyRow {
-        policies: policies(&mut Violations::default(), &asked.policies),
+        // That a key came from a certificate is nothing a caller says.
+        policies: policies(&mut Violations::default(), &asked.policies)
+            | row.policies & (SIGNING_CERTIFIED | AGREEMENT_CERTIFIED),
         ..row
     }),
     ("server_signing_key", |asked, row| KeyRow {
         server_signing_key: asked.server_signing_key.clone(),
+        policies: row.policies & !SIGNING_CERTIFIED,
         ..row
     }),
     ("server_agreement_key", |asked, row| KeyRow {
         server_agreement_key: asked.server_agreement_key.clone(),
+        policies: row.policies & !AGREEMENT_CERTIFIED,
         ..row
     }),
 ];

@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
 mod enrol;
 mod forms;
 mod lists;
@@ -99,6 +100,8 @@ async fn everything(dir: &Path) {
     refusals::challenges_are_not_requests(&house).await;
     refusals::signatures_are_for_one_purpose(&house).await;
     refusals::the_enrolment_says_how(&house).await;
+    certificates::a_meters_key_comes_with_its_certificate(&house).await;
+    certificates::the_head_ends_own_certificates_live_in_the_token(&house).await;
     let house = refusals::what_is_weak_needs_leave(house, &tasks).await;
     enrol::no_secret_is_at_rest(&house).await;
 

@@ -98,6 +98,7 @@ pub(crate) async fn every_mechanism_in_clear(house: &House) {
         let how = how(mechanism, Protection::Plain);
         let mut talk = Talk::open(house, meter.clone(), how, vec![]).await.unwrap();
         let request = latchkey_proto::custody::v1::AnswerChallengeRequest {
+            server_certificate: Vec::new(),
             context_id: talk.association.context_id.clone(),
             server_challenge: vec![3; 16],
             server_system_title: Vec::new(),
@@ -309,6 +310,7 @@ pub(crate) async fn what_is_unproven_is_not_stored(house: &House) {
         .unwrap();
     assert_eq!(reason(talk.initiate().await), "CIPHERTEXT_INVALID");
     let stranger = CipherOp::Answer {
+        peer_certificate: None,
         mechanism: Mechanism::HlsGmac,
         challenge: vec![1; 16],
         own_challenge: vec![2; 16],

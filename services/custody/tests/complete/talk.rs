@@ -323,6 +323,7 @@ impl Talk {
     /// f(CtoS).
     pub(crate) fn meter_answers(&mut self, challenge: &[u8]) -> Vec<u8> {
         let answer = CipherOp::Answer {
+            peer_certificate: None,
             mechanism: self.how.mechanism,
             challenge: self.association.challenge.clone(),
             own_challenge: challenge.to_vec(),

@@ -152,6 +152,7 @@ pub fn lab_keys(meter_id: &str) -> ImportLabKeysRequest {
 }
 
 /// One association through custody, with the test as network and meter.
+#[derive(Clone)]
 pub struct Association {
     pub custody: CipherServiceClient<Channel>,
     pub context_id: String,
@@ -229,6 +230,7 @@ impl Association {
 
     pub async fn answer(&mut self, challenge: &[u8], title: [u8; 8]) -> Result<Vec<u8>, Status> {
         let request = AnswerChallengeRequest {
+            server_certificate: Vec::new(),
             context_id: self.context_id.clone(),
             server_challenge: challenge.to_vec(),
             server_system_title: title.to_vec(),

@@ -198,6 +198,7 @@ fn hls5(vector: &Vector) {
         vector.input("aad")
     );
     let answer = CipherOp::Answer {
+        peer_certificate: None,
         mechanism: Mechanism::HlsGmac,
         challenge: challenge.clone(),
         own_challenge: vec![],
@@ -259,6 +260,7 @@ fn tokens(vector: &Vector, mechanism: Mechanism, suite: Suite) {
             (&mut server_side, &mut client_side)
         };
         let answer = CipherOp::Answer {
+            peer_certificate: None,
             mechanism,
             challenge: answered.clone(),
             own_challenge: other.clone(),
