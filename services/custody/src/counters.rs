@@ -118,6 +118,12 @@ impl Custody {
         });
         let before = self.memory.end_of(&row.meter_id, of.generation());
         let begun = self.store.begin_context(&row.meter_id, wanted).await?;
+        if begun.state != row.state {
+            // Marked or destroyed since the row was read: nothing may be opened behind the fence that this raised.
+            return Err(Error::KeysChanged {
+                meter: row.meter_id.clone(),
+            });
+        }
         if ciphers {
             self.taken(&row.meter_id, of, before, &begun.counters)
                 .await?;

@@ -12,7 +12,7 @@ use kit::{clock, crash_point};
 use latchkey_proto::audit::v1::{Entry, EntryKind};
 use sqlx::{Any, Executor, Row as _};
 
-use super::{Store, counter, outbox::enqueue};
+use super::{Store, counter, keys::KeyState, outbox::enqueue};
 use crate::{crash, error::Error, metrics, trail};
 
 /// No counter at or above this is reserved. The rest is left for a key transfer, which needs counters too
@@ -65,6 +65,8 @@ pub(crate) struct Begun {
     pub(crate) last_received: Option<u32>,
     /// Empty where none were wanted.
     pub(crate) counters: Range<u32>,
+    /// Of the meter's keys, as it is behind this fence: whoever changes it raises the fence.
+    pub(crate) state: KeyState,
 }
 
 impl Store {
@@ -81,7 +83,7 @@ impl Store {
             return Ok(begun);
         }
         let row = sqlx::query(
-            "UPDATE meter_keys SET fence = fence + 1 WHERE meter_id = $1 RETURNING fence, last_received",
+            "UPDATE meter_keys SET fence = fence + 1 WHERE meter_id = $1 RETURNING fence, last_received, state",
         )
         .bind(meter_id)
         .fetch_optional(&self.pool)
@@ -98,6 +100,7 @@ impl Store {
             fence,
             last_received: received(row.try_get("last_received")?)?,
             counters,
+            state: KeyState::of(row.try_get("state")?)?,
         })
     }
 
@@ -107,7 +110,7 @@ impl Store {
         let row = sqlx::query(
             "UPDATE meter_keys SET fence = fence + 1, next_counter = next_counter + $2, counter_block = $2, \
              reserve_us = $3 WHERE meter_id = $1 AND next_counter + $2 <= $4 AND ek_generation = $5 \
-             RETURNING fence, last_received, next_counter",
+             RETURNING fence, last_received, next_counter, state",
         )
         .bind(wanted.meter_id)
         .bind(i64::from(wanted.size))
@@ -123,6 +126,7 @@ impl Store {
             fence: row.try_get("fence")?,
             last_received: received(row.try_get("last_received")?)?,
             counters: end.saturating_sub(wanted.size)..end,
+            state: KeyState::of(row.try_get("state")?)?,
         }))
     }
 

@@ -114,7 +114,7 @@ impl KeyState {
         }
     }
 
-    fn of(name: &str) -> Result<Self, Error> {
+    pub(super) fn of(name: &str) -> Result<Self, Error> {
         [Self::Active, Self::Compromised, Self::Destroyed]
             .into_iter()
             .find(|state| state.name() == name)

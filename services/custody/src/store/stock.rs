@@ -133,6 +133,16 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
             sqlx::query(
+                "UPDATE rotations SET state = 'abandoned', detail = $2, sealed_send = $3, sealed_confirm = $3, \
+                 state_us = $4 WHERE meter_id = $1 AND state IN ('new', 'unsettled')",
+            )
+            .bind(row.meter_id.as_str())
+            .bind("the keys were destroyed")
+            .bind([].as_slice())
+            .bind(clock::micros(clock::now()))
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query(
                 "UPDATE key_generations SET state = 'DESTROYED', secret = $2, seal = $2, state_us = $3 \
                  WHERE meter_id = $1 AND state <> 'DESTROYED'",
             )
