@@ -80,7 +80,7 @@ async fn opens(house: &House, meter_id: &str) -> Result<Association, Status> {
 /// More octets than one request may have; each batch a transaction, each one entry.
 pub(super) async fn many_meters_come_in_over_one_stream(house: &House) {
     let id = |number: usize| format!("bulk-{number:05}");
-    let mut batches: Vec<Vec<_>> = (0..12)
+    let mut batches: Vec<Vec<_>> = (0..10)
         .map(|batch| (0..512).map(|row| record(&id(batch * 512 + row))).collect())
         .collect();
     // One by one what a delivery has wrong; and once a row that comes twice, the same.
@@ -128,7 +128,7 @@ pub(super) async fn many_meters_come_in_over_one_stream(house: &House) {
         assert_eq!(rejected, []);
         assert_eq!((answer.stored_count, answer.unchanged_count), (512, 0));
     }
-    for answer in &import(house, &batches).await.unwrap() {
+    for answer in &import(house, &batches[..4]).await.unwrap() {
         let whole = if answer.batch == 3 { 29 } else { 512 };
         assert_eq!((answer.stored_count, answer.unchanged_count), (0, whole));
         assert!(answer.import_id.is_empty() && answer.digest.is_empty());
