@@ -359,3 +359,25 @@ fn rotate_through(stack: &mut Stack, meter: &SimMeter, service: &str, point: &st
     );
     Ok(!marker.exists())
 }
+
+/// The runbook: keys that somebody else may have serve for nothing but to be replaced, the master key first.
+#[test]
+fn compromised_keys_are_replaced_over_the_air() -> Result<()> {
+    let mut stack = town()?;
+    stack.up()?;
+    let meter = meter(&stack, 1, "1", &[])?;
+    stack.ok(&[
+        "keys",
+        "compromise",
+        &meter.id,
+        "--reason",
+        "a laptop is gone",
+    ])?;
+    let refused = stack.json(&["reset", &meter.id, "--tier", "soft", "--wait"]);
+    ensure!(refused.is_err(), "{refused:?}");
+    must_rotate(&stack, &meter.id, &["--key", "master", "--agree"])?;
+    let refused = stack.json(&["reset", &meter.id, "--tier", "soft", "--wait"]);
+    ensure!(refused.is_err(), "{refused:?}");
+    must_rotate(&stack, &meter.id, &["--key", "guek,gak"])?;
+    must_reset(&stack, &meter)
+}

@@ -13,6 +13,7 @@ mod support;
 mod keys;
 mod meter;
 mod permits;
+mod rotation;
 mod stock;
 mod stream;
 
@@ -133,6 +134,9 @@ async fn everything(dir: &Path) {
     stock::facts_are_changed_from_what_was_seen(&house).await;
     stock::compromised_keys_are_refused(&house).await;
     stock::destroyed_keys_never_come_back(&house).await;
+    rotation::only_what_was_prepared_is_ciphered(&house).await;
+    rotation::keys_are_in_force_when_the_meter_has_proven_them(&house).await;
+    rotation::openings_without_a_proof_are_bounded(&house).await;
     keys::refused_entries_hold_up_no_others(&house).await;
     keys::a_moved_row_is_noticed(&house).await;
     stock::older_rows_lose_their_fingerprints(&house).await;

@@ -16,7 +16,8 @@ use latchkey_proto::{
     },
     reset::v1::{
         CreateResetRequest, GetResetRequest, Reset, ResetState, WatchResetRequest,
-        WatchResetResponse, meter_access_service_client::MeterAccessServiceClient,
+        WatchResetResponse, key_rotation_service_client::KeyRotationServiceClient,
+        meter_access_service_client::MeterAccessServiceClient,
         reset_service_client::ResetServiceClient,
     },
 };
@@ -201,6 +202,7 @@ impl Bed {
         };
         let text = format!(
             "poll_seconds = 1\nrejoin_seconds = 6\ntemporary_failure_wait_seconds = 1\nact_timeout_ms = 3000\n\
+             rotation_retry_seconds = 1\nrotation_attempts_max = 3\n\
              profile_dir = {:?}\n[database]\nurl = 'sqlite://{}'\n{}{}{}",
             self.dir.path().join("profiles"),
             self.dir.path().join("reset.db").display(),
@@ -208,7 +210,11 @@ impl Bed {
             client("association", self.association),
             self.server_toml(
                 "reset",
-                &["reset.v1.ResetService", "reset.v1.MeterAccessService"],
+                &[
+                    "reset.v1.ResetService",
+                    "reset.v1.MeterAccessService",
+                    "reset.v1.KeyRotationService",
+                ],
                 "operator/ann"
             ),
         );
@@ -252,6 +258,10 @@ impl Bed {
 
     pub(crate) fn resets(&self) -> ResetServiceClient<Channel> {
         ResetServiceClient::new(self.channel())
+    }
+
+    pub(crate) fn rotations(&self) -> KeyRotationServiceClient<Channel> {
+        KeyRotationServiceClient::new(self.channel())
     }
 
     pub(crate) fn access(&self) -> MeterAccessServiceClient<Channel> {

@@ -14,3 +14,4 @@ mod bed;
 mod faults;
 mod meter;
 mod resets;
+mod rotations;
