@@ -99,7 +99,7 @@ impl Custody {
         let said = format!("the meter did not take the new keys (result {code})");
         // An earlier attempt may have been taken: then this one was under a master key that is gone, or beside the point.
         if rotating.attempts == 0 || rotating.plan.keys.ciphers() {
-            self.kept(context, rotating, &said).await
+            self.kept(context, rotating, (&said, true)).await
         } else {
             let both = format!("{said}, and an earlier attempt is not settled");
             self.note(rotating, &both).await

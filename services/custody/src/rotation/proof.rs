@@ -32,7 +32,7 @@ impl Custody {
             }
             Which::Old => {
                 let said = "the meter has proven its old keys: the new ones are not in force";
-                self.kept(context, rotating, said).await?;
+                self.kept(context, rotating, (said, false)).await?;
                 self.store.rotation_note(rotation_id, None, true).await?;
             }
             Which::New => {
@@ -49,14 +49,14 @@ impl Custody {
         &self,
         context: &Context,
         rotating: &Rotating,
-        said: &str,
+        (said, untaken): (&str, bool),
     ) -> Result<(), Error> {
         let meter_id = &context.permit.meter_id;
         let of = (rotating.plan.rotation_id.as_str(), meter_id.as_str());
         let detail = format!("{}: {said}", rotating.plan.keys);
         let entry = trail::under_permit(EntryKind::Key, &context.permit, &[], detail);
         self.store
-            .rotation_kept(of, context.fence, (said, &entry))
+            .rotation_kept(of, context.fence, (said, untaken, &entry))
             .await?;
         self.reporter.stored();
         Ok(())

@@ -316,22 +316,24 @@ impl Store {
         Ok(())
     }
 
-    /// The meter has proven that its old keys are in force.
+    /// The meter has proven that its old keys are in force. `untaken`: by saying no to the new ones, so that this sending
+    /// of them counts for nothing.
     pub(crate) async fn rotation_kept(
         &self,
         (rotation_id, meter_id): (&str, &str),
         fence: Option<i64>,
-        (detail, entry): (&str, &Entry),
+        (detail, untaken, entry): (&str, bool, &Entry),
     ) -> Result<(), Error> {
         crash_point(crash::BEFORE_SETTLE);
         let mut tx = self.pool.begin().await?;
         let changed = sqlx::query(
-            "UPDATE rotations SET state = 'new', openings = 0, detail = $2, state_us = $3 \
+            "UPDATE rotations SET state = 'new', openings = 0, detail = $2, state_us = $3, attempts = attempts - $4 \
              WHERE rotation_id = $1 AND state = 'unsettled'",
         )
         .bind(rotation_id)
         .bind(detail)
         .bind(clock::micros(clock::now()))
+        .bind(i64::from(untaken))
         .execute(&mut *tx)
         .await?
         .rows_affected();
