@@ -14,6 +14,23 @@
 //! It ciphers an APDU only if a permit signed by the auditor covers it, octet by octet (P2); takes invocation counters
 //! from blocks that are durable before use (P4); counts a limited command durably before it is ciphered (P1, P5); and
 //! lets no key byte out (P3).
+//!
+//! What of the keys is in its memory, and where; `tests/core_image` looks for anything else:
+//!
+//! | what | where | how long |
+//! |---|---|---|
+//! | authentication key (AK) | `keyring::MeterKeys`, one copy for each cipher context | from OpenContext to the context's end |
+//! | the same | `keyring::Gcm` and the token's job: the associated data of one APDU | that call |
+//! | the same, at an import | the token's job; a buffer of cryptoki's that is freed and not wiped | that call, until the next of its size |
+//! | password (LLS), HLS secret of MD5 | `keyring`, and the response of OpenContext | as long as the context, that call |
+//! | dedicated key | the token's job, the InitiateRequest it is sent in | that call |
+//! | key agreed for one APDU | the token's job, where the token has no KDF | that call |
+//! | PIN | `hsm`, for a token that must be opened anew | the process |
+//! | private TLS key from a file | rustls; not with a key in the token | the process |
+//!
+//! All of ours is in `Zeroizing` or `SecretString`, made as large as it becomes. Keys of `ImportLabKeys` come in clear
+//! through the buffers of TLS and HTTP/2, which nobody wipes. The process leaves no core dump, lets nobody read it, and
+//! locks its memory where it may (`kit::config::Memory`).
 
 #![forbid(unsafe_code)]
 

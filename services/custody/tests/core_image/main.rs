@@ -214,12 +214,31 @@ async fn everything(dir: &Path) {
     }
     let closed = scan(house.running.child.id(), &needles);
     let bare = bare(dir, &wrapped, &needles).await;
-    for (name, findings) in [("open", &while_open), ("closed", &closed), ("bare", &bare)] {
-        println!("{name}: {findings:#?}");
-    }
+    println!("open: {while_open:?}\nclosed: {closed:?}\nbare: {bare:?}");
+    judge(&while_open, &closed, &bare);
     trigger.fire();
     drop(house);
     tasks.join().await;
+}
+
+/// Custody shows no more than the bare program does; but of an authentication key one copy for each open context, and
+/// none after it.
+fn judge(open: &Findings, closed: &Findings, bare: &Findings) {
+    let count = |findings: &Findings, kind: &str| findings.get(kind).map_or(0, |it| it.count);
+    for (state, findings) in [("open", open), ("closed", closed)] {
+        for (kind, found) in findings {
+            let documented = state == "open" && kind == "AK";
+            assert!(
+                documented || found.count <= count(bare, kind),
+                "{state}: {kind} {found:?}, in the bare program {:?}",
+                bare.get(kind)
+            );
+        }
+    }
+    // It also says that the search finds what is there.
+    assert_eq!(count(open, "AK"), METERS);
+    assert_eq!(count(closed, "AK"), 0);
+    assert_eq!(count(closed, "PIN"), 1, "kept for a token that is opened anew");
 }
 
 /// The same work by the bare program, in a process of its own.
@@ -257,7 +276,12 @@ fn needles(dir: &Path, meters: &[Meter]) -> Needles {
     }
     let pin = std::fs::read_to_string(dir.join("pin")).unwrap();
     let pin = pin.trim();
-    for (label, value) in store::keys(&dir.join("tokens"), pin) {
+    let keys = store::keys(&dir.join("tokens"), pin);
+    let [a, b] = COMPONENTS;
+    let transport = (0..32).map(|i| a[i] ^ b[i]).collect::<Vec<u8>>();
+    let known = ("transport-1".to_owned(), transport);
+    assert!(keys.contains(&known), "the token's files are read right");
+    for (label, value) in keys {
         needles.add(&label, &value);
     }
     needles.add("PIN", pin.as_bytes());
