@@ -95,6 +95,14 @@ fn cores(dir: &Path) -> usize {
         .count()
 }
 
+async fn told(bed: &Bed, what: &str) {
+    until(what, async || {
+        let entries = bed.auditor.entries(EntryKind::Start);
+        entries.iter().any(|entry| entry.detail.contains(what))
+    })
+    .await;
+}
+
 async fn everything(dir: &Path) {
     let (trigger, shutdown) = kit::shutdown();
     let tasks = Tasks::new(shutdown);
@@ -105,6 +113,8 @@ async fn everything(dir: &Path) {
         .unwrap();
 
     let child = start(&bed, address, "").await;
+    // It listens before it has its secrets; what it tells of its start comes after.
+    told(&bed, "memory.allow_dumps = false").await;
     for file in ["maps", "mem", "environ", "auxv"] {
         let path = format!("/proc/{}/{file}", child.id());
         assert!(!reads(&path) && !opens(&path), "{path}");
@@ -120,14 +130,7 @@ async fn everything(dir: &Path) {
     assert!(reads(&format!("/proc/{}/maps", child.id())));
     let log = fs::read_to_string(dir.join("custody.log")).unwrap();
     assert!(log.contains("memory.allow_dumps"), "{log}");
-    // What the first had no time to tell, the second tells.
-    for what in ["memory.allow_dumps = false", "memory.allow_dumps = true"] {
-        until(what, async || {
-            let entries = bed.auditor.entries(EntryKind::Start);
-            entries.iter().any(|entry| entry.detail.contains(what))
-        })
-        .await;
-    }
+    told(&bed, "memory.allow_dumps = true").await;
     let written = crash(child).await.core_dumped();
     assert!(written, "no core image was written");
 

@@ -238,7 +238,11 @@ fn judge(open: &Findings, closed: &Findings, bare: &Findings) {
     // It also says that the search finds what is there.
     assert_eq!(count(open, "AK"), METERS);
     assert_eq!(count(closed, "AK"), 0);
-    assert_eq!(count(closed, "PIN"), 1, "kept for a token that is opened anew");
+    assert_eq!(
+        count(closed, "PIN"),
+        1,
+        "kept for a token that is opened anew"
+    );
 }
 
 /// The same work by the bare program, in a process of its own.
