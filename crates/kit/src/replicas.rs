@@ -112,6 +112,14 @@ impl Replicas {
         all
     }
 
+    /// All of them, as they are configured, but those that do not serve last: for work that should stay in one place.
+    #[must_use]
+    pub fn in_order(&self) -> Vec<Replica> {
+        let mut all = self.all.to_vec();
+        all.sort_by_key(|replica| !replica.serving.load(Ordering::Relaxed));
+        all
+    }
+
     /// Follows the health of `service` on each until shutdown. One process alone is not asked: there is no other.
     pub async fn watch(self, service: &'static str, shutdown: Shutdown) {
         if self.all.len() < 2 {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use kit::{
     PeerName, ServiceConfig,
-    config::{Client, ConfigError, Database, Server, Telemetry},
+    config::{Client, ConfigError, Database, Replicas, Server, Telemetry},
 };
 use serde::Deserialize;
 
@@ -22,8 +22,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// Where the meter directory is kept.
     pub database: Database,
-    /// Key custody.
-    pub custody: Client,
+    /// Key custody: one process, or several on one database.
+    pub custody: Replicas,
     /// The auditor: enrolments go to its trail.
     pub auditor: Client,
     /// The only way to a meter.
@@ -104,6 +104,7 @@ impl ServiceConfig for Config {
             ),
             (self.max_pdu >= 64, "max_pdu must be 64..65535"),
         ];
+        self.custody.clients()?;
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, message)) => Err(ConfigError::msg(*message)),
             None => Ok(()),

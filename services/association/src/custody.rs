@@ -9,14 +9,16 @@ use dlms::{
 use latchkey_proto::{
     audit::v1::SignedPermit,
     custody::v1::{
-        self as pb, AnswerChallengeRequest, CloseContextRequest, Mechanism, OpenContextRequest,
-        OpenContextResponse, ProtectRequest, ProtectResponse, UnprotectRequest, UnprotectResponse,
-        VerifyAnswerRequest, cipher_job::Job, cipher_result::Outcome,
+        self as pb, AnswerChallengeRequest, CloseContextRequest, HintInvocationCounterRequest,
+        Mechanism, OpenContextRequest, OpenContextResponse, ProtectRequest, ProtectResponse,
+        UnprotectRequest, UnprotectResponse, VerifyAnswerRequest, cipher_job::Job,
+        cipher_result::Outcome,
     },
 };
 use tonic::{Code, Status};
 
 use self::seen::Seen;
+use crate::custodies::is_lost;
 use crate::lane::{Lane, foreign};
 
 /// A context that is open in custody.
@@ -28,10 +30,13 @@ pub(crate) struct Context {
     /// The invocation counter of the request that was let through last; 0 if it was of another key than the global one,
     /// whose counter alone can be compared with what a meter shows.
     pub(crate) counter: u32,
+    /// Custody has it no longer: its process is gone, or a later context has ended it.
+    pub(crate) lost: bool,
     seen: Seen,
 }
 
 /// How an association is to be opened.
+#[derive(Clone)]
 pub(crate) struct Terms {
     pub(crate) permit: SignedPermit,
     pub(crate) meter_id: String,
@@ -62,6 +67,7 @@ impl Context {
             id: response.context_id.clone(),
             refusal: None,
             counter: 0,
+            lost: false,
             seen: Seen::default(),
         };
         Ok((context, response))
@@ -164,8 +170,20 @@ impl Context {
 
     fn refused(&mut self, status: Status) -> CipherFailure {
         let failure = failure_of(&status);
+        self.lost |= is_lost(&status);
         self.refusal = Some(status);
         failure
+    }
+
+    /// Tells custody which invocation counter the meter shows, unauthenticated. Whether ours were raised.
+    pub(crate) async fn hint(&self, shown: u32) -> Result<bool, Status> {
+        let request = HintInvocationCounterRequest {
+            context_id: self.id.clone(),
+            invocation_counter: shown,
+        };
+        let mut custody = self.custody.client();
+        let hinted = custody.hint_invocation_counter(request).await?;
+        Ok(hinted.into_inner().raised)
     }
 
     /// Forgets the context; custody forgets it anyway when the permit ends.

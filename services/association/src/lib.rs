@@ -17,12 +17,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kit::{Listener, Shutdown, StartError, Tasks, Trail, client::channel};
-use latchkey_proto::{
-    association::v1::{
-        association_service_server::AssociationServiceServer,
-        meter_service_server::MeterServiceServer,
-    },
-    custody::v1::cipher_service_client::CipherServiceClient,
+use latchkey_proto::association::v1::{
+    association_service_server::AssociationServiceServer, meter_service_server::MeterServiceServer,
 };
 
 pub mod command;
@@ -37,6 +33,7 @@ mod answer;
 mod api;
 mod associations;
 mod crash;
+mod custodies;
 mod custody;
 mod failure;
 mod inbox;
@@ -55,7 +52,7 @@ pub use crash::CRASH_POINTS;
 use crate::{
     api::{association::AssociationApi, meter::MeterApi},
     associations::Associations,
-    lane::Lane,
+    custodies::Custodies,
     link::Gateway,
     opening::Tools,
     store::Store,
@@ -84,13 +81,12 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
         }
         None => Trace::default(),
     };
+    let custody = Custodies::new(&config.custody, tls, &tasks)?;
+    let watched = custody.clone().watch(shutdown.clone());
+    tasks.spawn("custody", watched);
     let tools = Tools {
         gateway: Gateway::new(&config.gateway, tls, config.connect_timeout())?,
-        custody: Lane::new(
-            CipherServiceClient::new(channel(&config.custody, tls)?),
-            tasks.clone(),
-            Duration::from_millis(config.custody.timeout_ms),
-        ),
+        custody,
         trace,
         max_pdu: config.max_pdu,
         answer_timeout: Duration::from_millis(config.answer_timeout_ms.into()),

@@ -3,22 +3,26 @@
 //! The link comes first: a meter that is silent (it boots, say) costs no use of the permit, and a permit that does not
 //! hold costs the meter no more than a TCP handshake.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
-use dlms::ClientConfig;
+use dlms::{ClientConfig, Data};
 use kit::PeerName;
 use latchkey_proto::{
-    audit::v1::{Command, Permit, SignedPermit},
+    audit::v1::{Command, CommandService, Permit, SignedPermit},
     custody::v1::RotationKeys,
 };
 use prost::Message as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
-    custody::{Context, Terms},
-    directory::Meter,
+    command,
+    custodies::Custodies,
+    custody::Terms,
+    directory::{Meter, Transport},
     error::Error,
-    lane::Lane,
     link::Gateway,
     plan::Plan,
     proposal::{Manner, client_config, conformance},
@@ -30,7 +34,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Tools {
     pub(crate) gateway: Gateway,
-    pub(crate) custody: Lane,
+    pub(crate) custody: Custodies,
     pub(crate) trace: Trace,
     pub(crate) max_pdu: u16,
     pub(crate) answer_timeout: Duration,
@@ -80,7 +84,76 @@ impl Opening {
         kit::context::scope(request_id, Box::pin(self.open())).await
     }
 
+    /// Opens it; once more if the meter turns out to be ahead of custody's counters, and they could be raised.
     async fn open(self) -> Result<(Session, Opened), Error> {
+        let (error, shown) = match self.once().await? {
+            Tried::Opened(session, opened) => return Ok((*session, opened)),
+            Tried::Hinted => return self.again().await,
+            Tried::Refused(error, shown) => (error, shown),
+        };
+        // A counter that is too low looks so; and so does a wrong key, or a meter that is away.
+        let may_be_behind = match error {
+            Error::SecurityContext(_) => true,
+            // Over UDP a meter that is away looks the same, and every question costs an association of the permit.
+            Error::MeterUnreachable { .. } => !matches!(self.meter.transport, Transport::Udp),
+            _ => false,
+        };
+        let ciphered = Manner::of(&self.meter, self.public_client).is_ciphered()
+            && self.rotation_keys == RotationKeys::Unspecified;
+        if !(may_be_behind && ciphered && shown.is_none()) || !self.asks_counter().await {
+            return Err(error);
+        }
+        self.again().await
+    }
+
+    async fn again(self) -> Result<(Session, Opened), Error> {
+        tracing::warn!(
+            meter_id = self.meter.id,
+            "the meter is ahead of custody's invocation counter: the association is opened once more"
+        );
+        match self.once().await? {
+            Tried::Opened(session, opened) => Ok((*session, opened)),
+            Tried::Refused(error, _) => Err(error),
+            Tried::Hinted => Err(Error::SecurityContext(
+                "its invocation counter is ahead again".to_owned(),
+            )),
+        }
+    }
+
+    /// Asks the meter for its counter as the public client, if the permit covers it, and tells custody. Whether custody
+    /// raised its own.
+    async fn asks_counter(&self) -> bool {
+        let name = &self.meter.invocation_counter_name;
+        let reads = |command: &&Command| {
+            command.service() == CommandService::Get
+                && (command.class_id, command.index) == (1, 2)
+                && !name.is_empty()
+                && command.logical_name == *name
+        };
+        let Some(command) = self.commands.iter().find(reads) else {
+            return false;
+        };
+        let public = Self {
+            tools: Arc::clone(&self.tools),
+            meter: self.meter.clone(),
+            permit: self.permit.clone(),
+            commands: vec![command.clone()],
+            public_client: true,
+            request_id: self.request_id.clone(),
+            rotation_keys: RotationKeys::Unspecified,
+        };
+        let Ok(Tried::Opened(mut session, _)) = public.once().await else {
+            return false;
+        };
+        let raised = match shown(&mut session, command, self.tools.answer_timeout).await {
+            Some(shown) => session.hint(shown).await,
+            None => false,
+        };
+        session.release().await;
+        raised
+    }
+
+    async fn once(&self) -> Result<Tried, Error> {
         let manner = Manner::of(&self.meter, self.public_client);
         let conformance = conformance(&self.commands, &self.meter, &manner);
         let plan = Plan::new(&self.meter, &manner, conformance, self.tools.max_pdu)?;
@@ -100,9 +173,8 @@ impl Opening {
             security: Some(manner.security.render()),
             rotation_keys: self.rotation_keys,
         };
-        let (context, granted) = Context::open(self.tools.custody.clone(), terms)
-            .await
-            .map_err(Error::Custody)?;
+        let opened = self.tools.custody.open(terms).await;
+        let (context, granted) = opened.map_err(Error::Custody)?;
         let config = match client_config(&self.meter, &manner, conformance, &granted) {
             Ok(config) => ClientConfig {
                 max_pdu: plan.max_pdu,
@@ -130,12 +202,41 @@ impl Opening {
             }),
         };
         match opened {
-            Ok(opened) => Ok((session, opened)),
+            Ok(opened) => Ok(Tried::Opened(Box::new(session), opened)),
             Err(error) => {
+                let shown = session.shown;
+                let hinted = match shown {
+                    Some(expected) => session.hint(expected).await,
+                    None => false,
+                };
                 session.close().await;
-                Err(error)
+                Ok(match hinted {
+                    true => Tried::Hinted,
+                    false => Tried::Refused(error, shown),
+                })
             }
         }
+    }
+}
+
+/// What came of an opening that reached the meter, or tried to.
+enum Tried {
+    Opened(Box<Session>, Opened),
+    /// The meter said which counter it expects, and custody has raised its own.
+    Hinted,
+    /// It did not open. The counter that the meter expects, if it said one.
+    Refused(Error, Option<u32>),
+}
+
+/// The invocation counter that the meter shows in clear.
+async fn shown(session: &mut Session, command: &Command, limit: Duration) -> Option<u32> {
+    let asked = command::parse(Some(command)).ok()?;
+    let sent = Arc::new(AtomicBool::new(false));
+    let by = Instant::now() + limit;
+    let answer = session.invoke(asked, limit, by, &sent).await.ok()?.render();
+    match (answer.result, Data::decode(&answer.data)) {
+        (0, Ok(Data::DoubleLongUnsigned(shown))) => Some(shown),
+        _ => None,
     }
 }
 

@@ -61,6 +61,14 @@ impl Manner {
         }
     }
 
+    /// Whether APDUs are ciphered, so that a counter may be too low.
+    pub(crate) fn is_ciphered(&self) -> bool {
+        !matches!(
+            self.protection,
+            custody::Protection::Plain | custody::Protection::Unspecified
+        )
+    }
+
     /// Whether it is the public client.
     fn is_public(&self) -> bool {
         self.client_sap == PUBLIC_SAP && self.mechanism == custody::Mechanism::None

@@ -88,7 +88,8 @@ impl Attempt {
             permit: Some(self.permit.clone()),
             meter_id: self.meter.id.clone(),
         };
-        let mut custody = self.associations.tools().custody.client();
+        let custody = self.associations.tools().custody.first();
+        let mut custody = custody.ok_or(Error::AssociationGone)?.client();
         let begun = custody.begin_rotation(request).await;
         Ok(begun.map_err(Error::Custody)?.into_inner())
     }

@@ -44,6 +44,8 @@ pub(crate) struct Session {
     epoch: Instant,
     timer: Option<Instant>,
     buffer: Vec<u8>,
+    /// The invocation counter that the meter expects, as it said in place of an AARE.
+    pub(crate) shown: Option<u32>,
     /// What the meter granted.
     conformance: Conformance,
     /// What it said unasked.
@@ -107,6 +109,7 @@ impl Session {
             timer: None,
             buffer: vec![0; room],
             server_max_pdu: 0,
+            shown: None,
             conformance: Conformance::NONE,
             inbox: Inbox::default(),
             current: None,
@@ -143,7 +146,22 @@ impl Session {
         }
     }
 
+    /// Tells custody which counter the meter shows; whether ours were raised, so that another opening may succeed.
+    pub(crate) async fn hint(&self, shown: u32) -> bool {
+        match self.context.hint(shown).await {
+            Ok(raised) => raised,
+            Err(status) => {
+                tracing::warn!(meter_id = self.meter_id, shown, %status, "custody takes no hint");
+                false
+            }
+        }
+    }
+
     fn opening_error(&mut self, cause: Cause) -> Error {
+        self.shown = match &cause {
+            Cause::Exception(exception) | Cause::NotOpened(exception) => exception.counter,
+            _ => None,
+        };
         if self.broken {
             return Error::GatewayUnreachable(
                 "the connection broke while the association was opened".to_owned(),
@@ -217,6 +235,11 @@ impl Session {
 
     fn not_sent(&mut self) -> Error {
         match self.context.refusal.take() {
+            // With its context the association is gone.
+            Some(status) if self.context.lost => {
+                tracing::warn!(meter_id = self.meter_id, %status, "custody has lost the context");
+                Error::AssociationGone
+            }
             Some(status) => Error::Custody(status),
             None => Error::AssociationGone,
         }
@@ -224,7 +247,7 @@ impl Session {
 
     /// RLRQ, and then everything is closed. Whatever the meter says to it, the association is over.
     pub(crate) async fn release(mut self) {
-        if self.client.is_ready() {
+        if self.is_open() {
             self.client.release(self.now_ms());
             if timeout(FAREWELL, self.next_event()).await.is_err() {
                 tracing::debug!(
@@ -254,7 +277,7 @@ impl Session {
 
     /// Whether another command can be sent.
     pub(crate) fn is_open(&self) -> bool {
-        self.client.is_ready()
+        self.client.is_ready() && !self.context.lost
     }
 
     /// Whether it was the meter that ended it.
