@@ -33,7 +33,8 @@ fn walks() -> Vec<Walk> {
     let custody = custody::CRASH_POINTS
         .iter()
         .copied()
-        .filter(|point| !point.starts_with("custody.keys"));
+        // Counters are raised when a database went back: custody's own test, too.
+        .filter(|point| !point.ends_with("_raise") && !point.starts_with("custody.keys"));
     let (lost, reset): (Vec<_>, Vec<_>) = reset::CRASH_POINTS.iter().copied().partition(only_lost);
     let (first, second) = reset.split_at(reset.len() / 2);
     vec![

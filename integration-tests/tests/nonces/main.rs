@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use integration_tests::stack::until;
 
 use crate::{
     house::{House, REPLICAS},
@@ -29,6 +30,8 @@ use crate::{
 const METERS: usize = 8;
 /// Longest time for an armed process to come to its line.
 const REACHED: Duration = Duration::from_secs(60);
+/// Longest time of load between two kills.
+const SHARE: Duration = Duration::from_secs(60);
 
 #[test]
 fn no_nonce_is_used_twice_whatever_dies() -> Result<()> {
@@ -40,6 +43,7 @@ fn no_nonce_is_used_twice_whatever_dies() -> Result<()> {
         house.start(replica, None)?;
     }
     let runtime = tokio::runtime::Runtime::new()?;
+    let _inside = runtime.enter();
     let books = Arc::new(Books::new(wanted));
     let meters: Vec<_> = (0..METERS).map(|n| Arc::new(Meter::new(n))).collect();
     runtime.block_on(house.enrol(&meters))?;
@@ -83,18 +87,21 @@ struct Killed {
     at_lines: usize,
 }
 
-/// Kills one replica after another until the books are full: at a moment nobody chose, then at the next line.
+/// Kills one replica after another until the books are full: at a moment nobody chose, then at the next line. In between
+/// the load goes on for its share.
 fn kill_until(house: &mut House, books: &Books) -> Result<Killed> {
     let lines = House::lines();
+    let share = books.wanted() / (2 * lines.len()).max(1);
     let mut killed = Killed {
         total: 0,
         at_lines: 0,
     };
     let mut turn = 0;
-    while !books.is_full() || killed.at_lines < lines.len() {
+    while !books.is_full() || (House::COMPILED_IN && killed.at_lines < lines.len()) {
         let (replica, line) = (turn % REPLICAS, lines[turn % lines.len()]);
-        let moment = Duration::from_millis(150 + u64::try_from(turn % 7)? * 90);
-        std::thread::park_timeout(moment);
+        let enough = books.sums().0 + share;
+        until(SHARE, || (books.sums().0 >= enough).then_some(()));
+        std::thread::park_timeout(Duration::from_millis(u64::try_from(turn % 7)? * 9));
         house.kill(replica)?;
         killed.total += 1;
         if House::COMPILED_IN {
@@ -106,14 +113,9 @@ fn kill_until(house: &mut House, books: &Books) -> Result<Killed> {
             ensure!(reached && !marker.exists(), "{line} was never reached");
             killed.total += 1;
             killed.at_lines += 1;
-        } else {
-            killed.at_lines = lines.len();
         }
         house.start(replica, None)?;
         turn += 1;
-    }
-    if !House::COMPILED_IN {
-        killed.at_lines = 0;
     }
     Ok(killed)
 }

@@ -51,7 +51,7 @@ pub(crate) struct Books {
     written: AtomicUsize,
     contexts: AtomicU64,
     repeated: Mutex<Vec<String>>,
-    /// Go on for as long, even if there are enough.
+    /// Whoever writes goes on for as long, even if there are enough.
     open: std::sync::atomic::AtomicBool,
 }
 
@@ -64,6 +64,10 @@ impl Books {
             repeated: Mutex::default(),
             open: true.into(),
         }
+    }
+
+    pub(crate) fn wanted(&self) -> usize {
+        self.wanted
     }
 
     pub(crate) fn is_full(&self) -> bool {

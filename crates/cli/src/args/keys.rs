@@ -50,6 +50,18 @@ pub(crate) enum Keys {
     ImportFile(Box<KeysImportFile>),
     /// Change what is known of a meter in clear; its open associations end.
     Update(Box<KeysUpdate>),
+    /// Raise the invocation counters of a meter that was used elsewhere, or is ahead of a restored database. They are
+    /// never lowered, and gaps do no harm.
+    Counter {
+        /// The meter's id.
+        meter: String,
+        /// The next counter is to be at least this: above all that the meter has seen.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_278_190_079))]
+        at_least: u32,
+        /// Why, for the trail.
+        #[arg(long)]
+        reason: String,
+    },
     /// Say that somebody else may have a meter's keys: they serve for nothing but to be replaced.
     Compromise {
         /// The meter's id.

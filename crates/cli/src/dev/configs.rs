@@ -73,9 +73,10 @@ impl Own {
 fn custody(layout: &Layout) -> Own {
     Own {
         root: format!(
-            "permit_key_file = {}\nrequesters = [\"{}\"]\n# laboratory meters only: their keys may come in clear, over mTLS\nlab_import = true\n",
+            "permit_key_file = {}\nrequesters = [\"{}\"]\n# laboratory meters only: their keys may come in clear, over mTLS\nlab_import = true\ncounter_state_file = {}\n",
             quoted(layout.permit_key().display()),
             peer_name("reset"),
+            quoted(layout.counter_state().display()),
         ),
         tables: [
             database(layout, "custody"),

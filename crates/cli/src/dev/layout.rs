@@ -64,6 +64,11 @@ impl Layout {
         self.root.join("db").join(format!("{service}.db"))
     }
 
+    /// What custody remembers of its counters: not beside the database, which may be restored.
+    pub(crate) fn counter_state(&self) -> PathBuf {
+        self.root.join("hsm/custody.counters")
+    }
+
     pub(crate) fn ca(&self) -> PathBuf {
         self.root.join("pki/ca.crt")
     }

@@ -6,6 +6,7 @@ mod bulk;
 mod certificate;
 mod change;
 mod client;
+mod counter;
 mod delivery;
 mod fingerprint;
 mod import;
@@ -38,6 +39,11 @@ pub(crate) async fn run(
         args::Keys::Compromise { meter, reason } => {
             change::compromise(meter, reason, session, output).await
         }
+        args::Keys::Counter {
+            meter,
+            at_least,
+            reason,
+        } => counter::raise(meter, (at_least, reason), session, output).await,
         args::Keys::Destroy(args) => change::destroy(&args, session, output).await,
         args::Keys::Fingerprint { meter, of } => fingerprint::run(meter, of, session, output).await,
         args::Keys::Rotate(args) => rotate::start(*args, session, output).await,

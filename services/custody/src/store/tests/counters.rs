@@ -1,3 +1,5 @@
+use kit::clock;
+
 use super::*;
 
 #[tokio::test]
@@ -210,5 +212,82 @@ async fn another_generation_has_its_own_counters() -> Result<(), Error> {
     store.begin_context(METER, None).await?;
     let error = store.reserve_counters(&of(2), begun.fence).await;
     assert_eq!(error.unwrap_err().reason(), "CONTEXT_FENCED");
+    Ok(())
+}
+
+/// What nobody signed raises the counters of a meter by so much a day, and nothing lowers them.
+#[tokio::test]
+async fn hints_are_bounded() -> Result<(), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    store
+        .insert_keys(&row(METER, 100), &[], &Entry::default())
+        .await?;
+    let raise = async |at_least, source| {
+        let floor = Floor {
+            meter_id: METER,
+            generation: 1,
+            at_least,
+            source,
+            hint_max: 50,
+        };
+        store.raise_floor(floor, |_| Entry::default()).await
+    };
+    let steps = [
+        (90, Source::Hint, Raised::Already(100)),
+        (100, Source::Hint, Raised::Already(100)),
+        (
+            151,
+            Source::Hint,
+            Raised::TooFar {
+                next: 100,
+                left: 50,
+            },
+        ),
+        (130, Source::Hint, Raised::From(100)),
+        (
+            151,
+            Source::Hint,
+            Raised::TooFar {
+                next: 130,
+                left: 20,
+            },
+        ),
+        (150, Source::Hint, Raised::From(130)),
+        (151, Source::Hint, Raised::TooFar { next: 150, left: 0 }),
+        (9000, Source::Certain, Raised::From(150)),
+        (500, Source::Certain, Raised::Already(9000)),
+        (
+            9001,
+            Source::Hint,
+            Raised::TooFar {
+                next: 9000,
+                left: 0,
+            },
+        ),
+    ];
+    let mut entries = 1;
+    for (at_least, source, expected) in steps {
+        let raised = raise(at_least, source).await?;
+        assert_eq!(raised, expected, "{at_least}, {source:?}");
+        entries += usize::from(matches!(raised, Raised::From(_)));
+        assert_eq!(store.pending("", 99).await?.len(), entries, "one each");
+    }
+    let yesterday = clock::micros(clock::now()) - 86_400_000_001;
+    sqlx::query("UPDATE counter_floors SET raise_us = $1")
+        .bind(yesterday)
+        .execute(&store.pool)
+        .await?;
+    assert_eq!(raise(9050, Source::Hint).await?, Raised::From(9000));
+    let other = Floor {
+        meter_id: METER,
+        generation: 2,
+        at_least: 99_999,
+        source: Source::Certain,
+        hint_max: 0,
+    };
+    let error = store.raise_floor(other, |_| Entry::default()).await;
+    assert_eq!(error.unwrap_err().reason(), "KEYS_UNKNOWN");
+    assert_eq!(store.keys(METER).await?.unwrap().next_counter, 9050);
     Ok(())
 }
