@@ -182,6 +182,25 @@ impl Stack {
         Ok(())
     }
 
+    /// SIGHUP: it looks at its TLS certificates at once.
+    ///
+    /// # Errors
+    /// If it was never started.
+    pub fn hang_up(&self, service: &str) -> Result<()> {
+        let child = self
+            .processes
+            .get(service)
+            .context("it was never started")?;
+        let pid = i32::try_from(child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .context("a process id")?;
+        Ok(rustix::process::kill_process(
+            pid,
+            rustix::process::Signal::HUP,
+        )?)
+    }
+
     /// SIGTERM, and wait for an orderly end.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use latchkey_proto::audit::v1::{
 };
 use tonic::Status;
 
-use crate::{Channel, Tasks, context, status};
+use crate::{Channel, StartError, Tasks, config::Tls, context, status, tls::Identity};
 
 /// First wait between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -55,6 +55,35 @@ impl Trail {
                 () = shutdown.fired() => {}
             }
         });
+    }
+
+    /// Reports in the background when our own TLS certificate is about to end: within 30, 7 and 1 days, and when it has.
+    ///
+    /// # Errors
+    /// If the certificate cannot be read.
+    pub fn watch_certificate(&self, tasks: &Tasks, tls: &Tls) -> Result<(), StartError> {
+        let mut expiring = Identity::of(tls)?.expiring();
+        let (trail, shutdown) = (self.clone(), tasks.shutdown().clone());
+        tasks.spawn("certificate", async move {
+            loop {
+                let news = expiring.borrow_and_update().clone();
+                if let Some(news) = news {
+                    let entry = Entry {
+                        kind: EntryKind::Certificate.into(),
+                        detail: news.story(),
+                        ..Entry::default()
+                    };
+                    if let Err(status) = trail.record(entry).await {
+                        tracing::warn!(%status, "the end of our certificate is not in the trail");
+                    }
+                }
+                tokio::select! {
+                    changed = expiring.changed() => if changed.is_err() { return },
+                    () = shutdown.fired() => return,
+                }
+            }
+        });
+        Ok(())
     }
 
     /// Appends an entry; returns its index once it is durable. Tries again, under one request id, while the error is

@@ -95,6 +95,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let associations = Associations::new(tools, tasks.clone(), config.lease());
     let trail = Trail::new(channel(&config.auditor, tls)?);
     trail.announce(&tasks, "association", &config);
+    trail.watch_certificate(&tasks, tls)?;
     let meters = MeterApi {
         store: store.clone(),
         trail,

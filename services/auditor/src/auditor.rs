@@ -312,6 +312,12 @@ impl Auditor {
         Ok(())
     }
 
+    /// That its TLS certificate is about to end.
+    pub(crate) async fn report_certificate(&self, story: String) -> Result<(), Error> {
+        let entry = self.own_entry(EntryKind::Certificate, story);
+        self.append(entry, None, Effect::None).await.map(drop)
+    }
+
     /// Each network once for ever: the receipt stays, so that what somebody removed does not come back.
     async fn sow(&self, seed: &Seed) -> Result<(), Error> {
         let own_name = self.config.own_name();

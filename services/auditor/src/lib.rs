@@ -63,6 +63,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let token = hsm::Token::open(&config.token, hsm::Role::Auditor).await?;
     let tasks = Tasks::new(shutdown.clone());
     let server = Server::new("auditor", &config.server)?;
+    let identity = kit::tls::Identity::of(&config.server.tls)?;
     let (finish, finished) = kit::shutdown();
     let (api, writable) = start(config, Arc::new(token), &tasks, finished).await?;
     let server = server
@@ -76,6 +77,10 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     tasks.spawn(
         "checkpoints",
         sign_checkpoints(api.trail.clone(), shutdown.clone()),
+    );
+    tasks.spawn(
+        "certificate",
+        watch_certificate(identity, api.auditor.clone(), shutdown.clone()),
     );
     drop(api);
     server.serve(listener, shutdown).await?;
@@ -121,6 +126,27 @@ async fn start(
         trail: Arc::new(trail),
     };
     Ok((api, ends.writable))
+}
+
+/// Reports in its own trail when its TLS certificate is about to end.
+async fn watch_certificate(
+    identity: Arc<kit::tls::Identity>,
+    auditor: Arc<Auditor>,
+    shutdown: Shutdown,
+) {
+    let mut expiring = identity.expiring();
+    loop {
+        let news = expiring.borrow_and_update().clone();
+        if let Some(news) = news
+            && let Err(error) = auditor.report_certificate(news.story()).await
+        {
+            tracing::warn!(%error, "the end of our certificate is not in the trail");
+        }
+        tokio::select! {
+            changed = expiring.changed() => if changed.is_err() { return },
+            () = shutdown.fired() => return,
+        }
+    }
 }
 
 /// Health follows the writer: who cannot write the trail authorises nothing.

@@ -1,7 +1,7 @@
 //! X.509 certificates of DLMS (Green Book, public key certificates; IEC 62056-5-3): what they say, and whether it holds.
 //!
 //! A certificate is read with `x509-parser` and its signature is checked with `aws-lc-rs`; the rules of a chain are here
-//! (ADR 0020 says why). They are narrow on purpose: two algorithms, ECDSA on P-256 with SHA-256 and on P-384 with
+//! (ADR 0017 says why). They are narrow on purpose: two algorithms, ECDSA on P-256 with SHA-256 and on P-384 with
 //! SHA-384, which is what security suites 1 and 2 have; every issuer an authority that may sign certificates; every
 //! certificate of the chain valid now, and none of them revoked; no critical extension that is not understood.
 

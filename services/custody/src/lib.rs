@@ -118,10 +118,11 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let certificates = Certificates::load(&config, &token).await?;
     let store = Store::new(kit::sql::open(&config.database, store::MIGRATIONS).await?);
     let trail = Trail::new(kit::client::channel(&config.auditor, &config.server.tls)?);
+    let tasks = Tasks::new(shutdown.clone());
+    trail.watch_certificate(&tasks, &config.server.tls)?;
     let (reporter, carrier) = Reporter::new(trail, store.clone());
     store.enqueue_start(&started(&config, &token)).await?;
     let watch = Watch::new(token.clone(), store.clone(), reporter.clone());
-    let tasks = Tasks::new(shutdown.clone());
     let memory = remember(&config, &store, &tasks).await?;
     tasks.spawn("trail", carrier.run(shutdown.clone()));
     let custody = Custody {

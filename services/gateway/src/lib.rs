@@ -68,6 +68,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     background.spawn("feed", feed.follow(shutdown.clone()));
     let trail = Trail::new(auditor);
     trail.announce(&background, "gateway", &config);
+    trail.watch_certificate(&background, &config.server.tls)?;
     background.spawn("drops", drops.report(trail, shutdown.clone()));
 
     let connections = Tasks::new(shutdown.clone());

@@ -69,6 +69,7 @@ async fn run(config: Config, listener: Listener, shutdown: Shutdown) -> Result<(
     let trail = Trail::new(auditor.clone());
     let tasks = Tasks::new(shutdown.clone());
     trail.announce(&tasks, "reset", &config);
+    trail.watch_certificate(&tasks, tls)?;
     let office = Office::new(auditor, trail);
     let meters = Meters::new(kit::client::channel(&config.association, tls)?);
     let store = Store::new(kit::sql::open(&config.database, store::MIGRATIONS).await?);
