@@ -86,6 +86,13 @@ impl Custody {
             {
                 continue;
             }
+            if new
+                .iter()
+                .any(|key| key.kek_generation != row.generations.kek)
+            {
+                // One was read before it came under other key-encryption keys, the other after.
+                continue;
+            }
             let (next, retiring) = self.keyring.replaced(&row, &new).await?;
             let numbers: Vec<_> = new.iter().map(|key| key.generation.to_string()).collect();
             let detail = format!(
