@@ -62,7 +62,9 @@ impl From<Status> for Failure {
             | "SERVICE_NOT_GRANTED"
             | "DOES_NOT_FIT"
             | "METER_UNKNOWN"
-            | "KEYS_UNKNOWN" => Self::Denied(said),
+            | "KEYS_UNKNOWN"
+            | "KEYS_COMPROMISED"
+            | "KEYS_DESTROYED" => Self::Denied(said),
             _ => match error.code() {
                 Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument => Self::Denied(said),
                 _ => Self::Service(said),
