@@ -91,9 +91,9 @@ impl Stream {
 
     fn tag(&self, aad: &[u8], ciphertext: &[u8]) -> [u8; BLOCK] {
         let (hash_key, rest) = self.0.split_at(BLOCK);
-        let mut key = Zeroizing::new(ghash::Key::default());
+        let mut key = Zeroizing::new([0; BLOCK]);
         key.copy_from_slice(hash_key);
-        let mut hash = GHash::new(&key);
+        let mut hash = GHash::new((&*key).into());
         hash.update_padded(aad);
         hash.update_padded(ciphertext);
         let mut lengths = ghash::Block::default();
