@@ -443,6 +443,27 @@ impl Fault for Error {
 fn mend(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::Request(_) => "correct the fields named",
+        Error::GenerationUnknown { .. } | Error::RewrapRunning | Error::RewrapRefused { .. } => {
+            mend_generations(error)
+        }
+        Error::CertificateRefused { .. } => {
+            "have the certificate or its authority renewed and imported; see docs/runbooks/certificate-expiry.md"
+        }
+        Error::CertificateUnknown { .. } => "list the certificates",
+        Error::RevocationsOlder { .. } => "fetch the authority's present list",
+        Error::TokenLacks { .. } => {
+            "hold a ceremony with a plan that lists the key, on a token that can use it"
+        }
+        Error::Token(_) => "check that the token is there and its module works, then try again",
+        Error::Database(_) => "check the database, then try again",
+        Error::RowInvalid { .. } => return None,
+        other => return mend_keys(other).or_else(|| mend_contexts(other)),
+    })
+}
+
+/// What is about the keys that are stored.
+fn mend_keys(error: &Error) -> Option<&'static str> {
+    Some(match error {
         Error::KeysUnknown { .. } => "generate or import the meter's keys first",
         Error::KeysExist { .. } => "check the meter id; keys that are in use are never overwritten",
         Error::KeyInUse { .. } => {
@@ -486,6 +507,13 @@ fn mend(error: &Error) -> Option<&'static str> {
         Error::RotationAnswer { .. } => {
             "agree again; if it happens again, check the meter's public key and who else answers at its address"
         }
+        _ => return None,
+    })
+}
+
+/// What is about permits, associations and APDUs.
+fn mend_contexts(error: &Error) -> Option<&'static str> {
+    Some(match error {
         Error::PermitRefused { .. }
         | Error::PermitExpired
         | Error::PermitOtherMeter { .. }
@@ -522,20 +550,7 @@ fn mend(error: &Error) -> Option<&'static str> {
         Error::ChallengeAmbiguous => {
             "open the association again: the meter's next challenge is another; one in some 1,700 is refused so"
         }
-        Error::GenerationUnknown { .. } | Error::RewrapRunning | Error::RewrapRefused { .. } => {
-            mend_generations(error)
-        }
-        Error::CertificateRefused { .. } => {
-            "have the certificate or its authority renewed and imported; see docs/runbooks/certificate-expiry.md"
-        }
-        Error::CertificateUnknown { .. } => "list the certificates",
-        Error::RevocationsOlder { .. } => "fetch the authority's present list",
-        Error::TokenLacks { .. } => {
-            "hold a ceremony with a plan that lists the key, on a token that can use it"
-        }
-        Error::Token(_) => "check that the token is there and its module works, then try again",
-        Error::Database(_) => "check the database, then try again",
-        Error::RowInvalid { .. } => return None,
+        _ => return None,
     })
 }
 

@@ -171,21 +171,6 @@ impl Store {
         Ok(placed)
     }
 
-    /// Stores a change of a row that was read before, with the entry that reports it. `false`, and nothing stored, if
-    /// somebody changed the row since.
-    pub(crate) async fn change_keys(&self, row: &KeyRow, entry: &Entry) -> Result<bool, Error> {
-        crash_point(crash::BEFORE_CHANGE_KEYS);
-        let mut tx = self.pool.begin().await?;
-        if !change(&mut tx, row).await? {
-            tx.rollback().await?;
-            return Ok(false);
-        }
-        enqueue(&mut tx, entry).await?;
-        tx.commit().await?;
-        crash_point(crash::AFTER_CHANGE_KEYS);
-        Ok(true)
-    }
-
     /// What is held for a meter.
     pub(crate) async fn keys(&self, meter_id: &str) -> Result<Option<KeyRow>, Error> {
         sqlx::query(concat!(

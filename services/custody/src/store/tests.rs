@@ -379,8 +379,8 @@ async fn a_row_changes_from_what_it_was_read_as_or_not_at_all() -> Result<(), Er
         wrapped_encryption_key: vec![policies; 24],
         ..read.clone()
     };
-    assert!(store.change_keys(&change(1), &Entry::default()).await?);
-    assert!(!store.change_keys(&change(2), &Entry::default()).await?);
+    assert!(store.retire_keys(&change(1), &Entry::default()).await?);
+    assert!(!store.retire_keys(&change(2), &Entry::default()).await?);
     let now = store.keys(METER).await?.unwrap();
     assert_eq!((now.policies, now.row_version), (1, read.row_version + 1));
     assert_eq!(now.wrapped_encryption_key, [1; 24]);
