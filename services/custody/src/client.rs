@@ -175,7 +175,7 @@ impl Custody {
         Ok(GetClientKeysResponse {
             signing_key,
             agreement_key,
-            signing_certificate: certificate.map(|c| c.der.clone()).unwrap_or_default(),
+            signing_certificate: certificate.map(|own| own.der).unwrap_or_default(),
         })
     }
 

@@ -14,7 +14,7 @@ use crate::{
     challenge,
     client::Certificates,
     context::{Context, Contexts, Stage, State},
-    counters::{Beginning, Policy},
+    counters::{Beginning, Policy, Supply},
     error::Error,
     keyring::{Keyring, MeterKeys},
     memory::Memory,
@@ -85,42 +85,15 @@ impl Custody {
         let now = clock::now();
         let mut verified = self.verified(peer, &wanted.permit, &wanted.meter_id)?;
         let row = self.store.keys(&wanted.meter_id).await?;
-        if let Some(row) = &row {
-            match row.usable() {
-                // Compromised keys serve to be replaced, and for nothing else.
-                Err(Error::KeysCompromised { .. }) if wanted.which.is_some() => {}
-                usable => {
-                    usable.inspect_err(|error| self.refused(&verified.permit, &[], error))?;
-                }
-            }
-        }
         let terms = wanted.terms;
-        let public = terms
-            .check(&wanted.meter_id, row.as_ref(), self.leave)
-            .inspect_err(|error| self.refused(&verified.permit, &[], error))?;
-        if let Some(row) = &row {
-            self.certificates_hold(&terms, row)
+        let public =
+            self.may_be_had(&wanted, row.as_ref())
                 .await
-                .inspect_err(|error| self.refused(&verified.permit, &[], error))?;
-        }
-        let (keys, rotating) = match (wanted.which, row.as_ref()) {
-            (Some(which), Some(row)) => {
-                let entered = self.enter(&mut verified, (&terms, row), which).await;
-                let entered = entered.inspect_err(|error| match error {
+                .inspect_err(|error| match error {
                     Error::Database(_) | Error::Token(_) => {}
                     _ => self.refused(&verified.permit, &[], error),
                 })?;
-                (Some(entered.keys), Some(entered.rotating))
-            }
-            (Some(_), None) => {
-                let meter = wanted.meter_id.clone();
-                return Err(Error::KeysUnknown { meter });
-            }
-            (None, _) => {
-                self.settled(&verified, &terms, row.as_ref())?;
-                (self.keys_for(&terms, row.as_ref()).await?, None)
-            }
-        };
+        let (keys, rotating) = self.keys_of(&mut verified, &wanted, row.as_ref()).await?;
         let opened = self.opened(&terms, row.as_ref()).await?;
         self.count_association(peer, &wanted, &verified.permit, public)
             .await?;
@@ -138,18 +111,7 @@ impl Custody {
         // A new key was never heard of.
         let received_before = received_before.filter(|_| new.is_none());
         let encryption_alone = row.as_ref().is_some_and(KeyRow::names_encryption_alone);
-        let state = State {
-            stage: first_stage(&terms),
-            counters: supply,
-            received: window(&terms, received_before),
-            dedicated: None,
-            counter_asked: None,
-            transactions: Vec::new(),
-            outstanding: Outstanding::default(),
-            transfer: None,
-            again: false,
-            rekeying: false,
-        };
+        let state = fresh(&terms, received_before, supply);
         let Verified {
             permit,
             allowed,
@@ -178,6 +140,52 @@ impl Custody {
         };
         self.contexts.insert(context, now)?;
         Ok(opened)
+    }
+
+    /// The keys of a context: those that are in use, or one that a rotation asks about.
+    async fn keys_of(
+        &self,
+        verified: &mut Verified,
+        wanted: &Wanted,
+        row: Option<&KeyRow>,
+    ) -> Result<(Option<MeterKeys>, Option<Rotating>), Error> {
+        let terms = &wanted.terms;
+        match (wanted.which, row) {
+            (Some(which), Some(row)) => {
+                let entered = self.enter(verified, (terms, row), which).await;
+                let entered = entered.inspect_err(|error| match error {
+                    Error::Database(_) | Error::Token(_) => {}
+                    _ => self.refused(&verified.permit, &[], error),
+                })?;
+                Ok((Some(entered.keys), Some(entered.rotating)))
+            }
+            (Some(_), None) => Err(Error::KeysUnknown {
+                meter: wanted.meter_id.clone(),
+            }),
+            (None, _) => {
+                self.settled(verified, terms, row)?;
+                Ok((self.keys_for(terms, row).await?, None))
+            }
+        }
+    }
+
+    /// Whether the meter's keys may be used, the association may be had with it, and the certificates it stands on hold;
+    /// and whether it is the public client's.
+    async fn may_be_had(&self, wanted: &Wanted, row: Option<&KeyRow>) -> Result<bool, Error> {
+        if let Some(row) = row {
+            match row.usable() {
+                // Compromised keys serve to be replaced, and for nothing else.
+                Err(Error::KeysCompromised { .. }) if wanted.which.is_some() => {}
+                usable => usable?,
+            }
+        }
+        let terms = &wanted.terms;
+        let public = terms.check(&wanted.meter_id, row, self.leave)?;
+        if let Some(row) = row {
+            // Boxed: it is rare, and large.
+            Box::pin(self.certificates_hold(terms, row)).await?;
+        }
+        Ok(public)
     }
 
     /// A permit that holds. One that does not leaves a denial in the trail.
@@ -363,6 +371,22 @@ impl Custody {
             asked,
             error.to_string(),
         ));
+    }
+}
+
+/// Where a context begins.
+fn fresh(terms: &Terms, received_before: Option<u32>, supply: Supply) -> State {
+    State {
+        stage: first_stage(terms),
+        counters: supply,
+        received: window(terms, received_before),
+        dedicated: None,
+        counter_asked: None,
+        transactions: Vec::new(),
+        outstanding: Outstanding::default(),
+        transfer: None,
+        again: false,
+        rekeying: false,
     }
 }
 

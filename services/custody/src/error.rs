@@ -440,6 +440,7 @@ impl Fault for Error {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "a table: one line for each error")]
 fn mend(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::Request(_) => "correct the fields named",

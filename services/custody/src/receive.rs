@@ -253,7 +253,8 @@ impl Custody {
             return Err(error);
         }
         if terms.mechanism == Mechanism::HlsEcdsa && !certificate.is_empty() {
-            self.shown_certificate_holds(keys, certificate)
+            // Boxed: it is rare, and large.
+            Box::pin(self.shown_certificate_holds(keys, certificate))
                 .await
                 .inspect_err(|error| self.refused(&context.permit, &[], error))?;
         }
