@@ -100,7 +100,7 @@ impl Opening {
         };
         let ciphered = Manner::of(&self.meter, self.public_client).is_ciphered()
             && self.rotation_keys == RotationKeys::Unspecified;
-        if !(may_be_behind && ciphered && shown.is_none()) || !self.asks_counter().await {
+        if !(may_be_behind && ciphered && shown.is_none() && self.asks_counter().await) {
             return Err(error);
         }
         self.again().await

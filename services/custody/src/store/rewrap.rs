@@ -8,7 +8,7 @@ use super::{
     GenerationRow, KeyRow, RotationRow, Store, counter,
     keys::{change, key_columns, key_row},
     outbox::enqueue,
-    rotations::{generation_row, rotation_row},
+    rotations::row::{generation_row, rotation_row},
 };
 use crate::{crash, error::Error, rotation::name_of};
 

@@ -11,6 +11,7 @@
 mod access;
 mod auditor;
 mod bed;
+mod directory;
 mod faults;
 mod meter;
 mod resets;

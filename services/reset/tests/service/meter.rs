@@ -10,13 +10,11 @@ use dlms::{Data, Selection};
 use kit::status::Fault;
 use latchkey_proto::{
     association::v1::{
-        CommandFit, CommandResult, CreateMeterRequest, CreateMeterResponse, DeleteMeterRequest,
-        DeleteMeterResponse, Delivery, Fit, GetMeterRequest, GetMeterResponse, InvokeListRequest,
-        InvokeListResponse, InvokeRequest, InvokeResponse, ListForm, ListMetersRequest,
-        ListMetersResponse, Meter, OpenAssociationRequest, OpenAssociationResponse,
+        CommandFit, CommandResult, Delivery, Fit, InvokeListRequest, InvokeListResponse,
+        InvokeRequest, InvokeResponse, ListForm, OpenAssociationRequest, OpenAssociationResponse,
         PlanAssociationRequest, PlanAssociationResponse, ReleaseAssociationRequest,
         ReleaseAssociationResponse, RotateKeysRequest, RotateKeysResponse,
-        association_service_server::AssociationService, meter_service_server::MeterService,
+        association_service_server::AssociationService,
     },
     audit::v1::{Command, CommandService, Permit, Purpose},
     custody::v1::{Rotation, RotationState},
@@ -568,46 +566,5 @@ impl AssociationService for Fake {
             world.counter += 1;
         }
         Ok(Response::new(ReleaseAssociationResponse {}))
-    }
-}
-
-#[tonic::async_trait]
-impl MeterService for Fake {
-    async fn get_meter(
-        &self,
-        request: Request<GetMeterRequest>,
-    ) -> Result<Response<GetMeterResponse>, Status> {
-        let meter_id = request.into_inner().meter_id;
-        if !meter_id.starts_with("m-") {
-            return Err(refuse(Code::NotFound, "METER_UNKNOWN"));
-        }
-        let meter = Meter {
-            meter_id,
-            profile: "quick".to_owned(),
-            invocation_counter_name: "0.0.43.1.0.255".to_owned(),
-            ..Meter::default()
-        };
-        Ok(Response::new(GetMeterResponse { meter: Some(meter) }))
-    }
-
-    async fn create_meter(
-        &self,
-        _: Request<CreateMeterRequest>,
-    ) -> Result<Response<CreateMeterResponse>, Status> {
-        unreachable!("the reset service enrols nothing")
-    }
-
-    async fn list_meters(
-        &self,
-        _: Request<ListMetersRequest>,
-    ) -> Result<Response<ListMetersResponse>, Status> {
-        unreachable!("the reset service lists nothing")
-    }
-
-    async fn delete_meter(
-        &self,
-        _: Request<DeleteMeterRequest>,
-    ) -> Result<Response<DeleteMeterResponse>, Status> {
-        unreachable!("the reset service forgets nothing")
     }
 }
