@@ -124,3 +124,43 @@ pub(crate) fn is_lost(status: &Status) -> bool {
         Some(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kit::status::Fault;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("said")]
+    struct Said(Code, &'static str);
+
+    impl Fault for Said {
+        fn code(&self) -> Code {
+            self.0
+        }
+        fn reason(&self) -> &'static str {
+            self.1
+        }
+    }
+
+    #[test]
+    fn what_is_lost_and_what_only_fails() {
+        let broken = Status::from_error(Box::new(std::io::Error::other("reset")));
+        let cases = [
+            (Code::NotFound, "CONTEXT_UNKNOWN", true, false),
+            (Code::NotFound, "CONTEXT_FENCED", true, false),
+            (Code::Unavailable, "CUSTODY_UNAVAILABLE", true, true),
+            (Code::DeadlineExceeded, "CUSTODY_UNAVAILABLE", false, false),
+            (Code::Unavailable, "TOKEN_FAILED", false, true),
+            (Code::Unavailable, "DATABASE_UNAVAILABLE", false, true),
+            (Code::PermissionDenied, "PERMIT_EXPIRED", false, false),
+            (Code::NotFound, "KEYS_UNKNOWN", false, false),
+        ];
+        for (code, reason, lost, elsewhere) in cases {
+            let status = status::status(&Said(code, reason));
+            assert_eq!((is_lost(&status), cannot(&status)), (lost, elsewhere), "{reason}");
+        }
+        assert!(cannot(&broken), "{broken:?}");
+    }
+}

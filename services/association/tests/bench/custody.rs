@@ -127,6 +127,16 @@ impl Custody {
         self.0.streams.load(Ordering::SeqCst)
     }
 
+    /// Its database was restored: its counters begin again.
+    pub fn rewind(&self) {
+        let mut cipher = self.0.cipher.lock().unwrap();
+        let counters = softcipher::Counters {
+            sent: 0,
+            ..cipher.counters()
+        };
+        cipher.resume(counters);
+    }
+
     /// Goes on above what the meter shows, if that is higher; whether it was.
     fn hinted(&self, shown: u32) -> bool {
         let mut cipher = self.0.cipher.lock().unwrap();

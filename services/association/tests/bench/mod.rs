@@ -69,6 +69,16 @@ impl Bench {
         more: &str,
         relay: &str,
     ) -> Self {
+        Self::beside(party, change, (more, relay), &[]).await
+    }
+
+    /// Likewise, with other addresses where custody may be, before the one where it is.
+    pub async fn beside(
+        party: Party,
+        change: impl FnOnce(&mut MeterOptions),
+        (more, relay): (&str, &str),
+        others: &[SocketAddr],
+    ) -> Self {
         let relay = format!("lab_any_port = true\n{relay}");
         let stack = Stack::start(&["127.0.0.1/32"], &["127.0.0.1/32"], &relay).await;
         let mut options = MeterOptions::new("127.0.0.1:0".parse().unwrap(), party.meter);
@@ -79,7 +89,8 @@ impl Bench {
         let custody_address = serve_custody(&stack.pki, custody.clone(), &stack.tasks).await;
         let (service_trigger, shutdown) = kit::shutdown();
         let service = Tasks::new(shutdown);
-        let association = start_association(&stack, custody_address, &service, more).await;
+        let custodies = [others, &[custody_address]].concat();
+        let association = start_association(&stack, &custodies, &service, more).await;
         Self {
             stack,
             custody,
@@ -289,10 +300,11 @@ async fn serve_custody(pki: &Pki, custody: Custody, tasks: &Tasks) -> SocketAddr
 
 async fn start_association(
     stack: &Stack,
-    custody: SocketAddr,
+    custodies: &[SocketAddr],
     tasks: &Tasks,
     more: &str,
 ) -> SocketAddr {
+    let endpoints: Vec<_> = custodies.iter().map(|at| format!("https://{at}")).collect();
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap())
         .await
         .unwrap();
@@ -305,7 +317,7 @@ async fn start_association(
     let server = stack.pki.server_toml("association", address, &peers);
     let text = format!(
         "{more}\n{server}[database]\nurl = 'sqlite://{}'\n\
-         [custody]\nendpoint = 'https://{custody}'\npeer = '{}'\n\
+         [custody]\nendpoints = {endpoints:?}\npeer = '{}'\n\
          [auditor]\nendpoint = 'https://{}'\npeer = '{}'\n\
          [gateway]\naddress = '{}'\npeer = '{}'\n",
         stack.pki.path("association.db").display(),
