@@ -59,7 +59,7 @@ struct Known(AtomicU8);
 const UNTRIED: u8 = 0;
 /// It has answered a job of a stream.
 const STREAMS: u8 = 1;
-/// It is older than the stream; found out once in the life of this process, or until its calls are refused.
+/// It is older than the stream: so it is called, until a call fails for a while.
 const CALLS: u8 = 2;
 
 /// A job on its way.
