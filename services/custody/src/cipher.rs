@@ -62,8 +62,8 @@ impl Custody {
         // After this a crash is clean: the use is counted, whether or not the request leaves (P5).
         self.count_uses(&context, step.indices(), evidence).await?;
         let apdu = if initiate {
-            self.initiate(&context, &mut state, (keys, counter), request, &step)
-                .await?
+            let initiated = self.initiate(&context, &mut state, (keys, counter), request, &step);
+            Box::pin(initiated).await?
         } else {
             self.cipher(&context, &mut state, (keys, counter), request)
                 .await?
@@ -118,19 +118,18 @@ impl Custody {
         };
         let mut entry = trail::under_permit(EntryKind::KeyUse, &context.permit, &asked, detail);
         entry.invocation_counter = counter;
-        self.store
-            .count_uses(
-                &context.permit.permit_id,
-                (&context.permit.meter_id, context.fence),
-                &uses,
-                &entry,
-            )
-            .await
-            .inspect_err(|error| {
-                if matches!(error, Error::CommandSpent { .. }) {
-                    self.refused(&context.permit, &asked, error);
-                }
-            })?;
+        let counted = self.store.count_uses(
+            &context.permit.permit_id,
+            (&context.permit.meter_id, context.fence),
+            &uses,
+            &entry,
+        );
+        // What is rare is boxed: a future is as large as the largest thing it may wait for, and is made for each APDU.
+        Box::pin(counted).await.inspect_err(|error| {
+            if matches!(error, Error::CommandSpent { .. }) {
+                self.refused(&context.permit, &asked, error);
+            }
+        })?;
         self.reporter.stored();
         Ok(())
     }
@@ -287,7 +286,7 @@ impl Custody {
         request: &[u8],
     ) -> Result<Vec<u8>, Error> {
         let control = context.terms.control;
-        let (key, key_info) = own::make(&self.keyring, keys, &context.terms, of).await?;
+        let (key, key_info) = Box::pin(own::make(&self.keyring, keys, &context.terms, of)).await?;
         let gcm = keys
             .gcm(control, Sender::Client, counter)
             .with_aad(of.1.aad(control, keys.ak(), request));

@@ -157,7 +157,7 @@ impl Custody {
             let wanted = self.reservation(&context.permit.meter_id, context.counter_of, size);
             let generation = context.counter_of.generation();
             let before = self.memory.end_of(&context.permit.meter_id, generation);
-            let block = self.store.reserve_counters(&wanted, fence).await?;
+            let block = Box::pin(self.store.reserve_counters(&wanted, fence)).await?;
             self.taken(wanted.meter_id, wanted.of, before, &block)
                 .await?;
             state.counters = Supply::new(block, now);

@@ -397,7 +397,7 @@ impl Keyring {
             match gcm.protect(&self.token, &handle, apdu).await {
                 // The same nonce, but also the same plaintext: the same ciphertext.
                 Err(hsm::Error::StaleKey) if tries.next().is_some() => {
-                    handle = self.fresh(keys).await?;
+                    handle = Box::pin(self.fresh(keys)).await?;
                 }
                 done => return Ok(done?),
             }
@@ -420,7 +420,7 @@ impl Keyring {
                 loop {
                     match gcm.unprotect(&self.token, &handle, body).await {
                         Err(hsm::Error::StaleKey) if tries.next().is_some() => {
-                            handle = self.fresh(keys).await?;
+                            handle = Box::pin(self.fresh(keys)).await?;
                         }
                         opened => break opened,
                     }
@@ -440,7 +440,7 @@ impl Keyring {
         let held = self.cache().get(&keys.meter_id, &encryption.wrapped);
         match held {
             Some(handle) => Ok(handle),
-            None => self.fresh(keys).await,
+            None => Box::pin(self.fresh(keys)).await,
         }
     }
 

@@ -78,7 +78,7 @@ impl Custody {
         };
         let (apdu, transaction) = match form {
             Protection::GeneralCiphering(_) => {
-                self.open_general(&context, &state, keys, &content).await?
+                Box::pin(self.open_general(&context, &state, keys, &content)).await?
             }
             _ => (
                 self.open_agreed(&context, &state, (keys, space), &content)
@@ -92,8 +92,7 @@ impl Custody {
         }
         // Whatever it says, it is not taken twice.
         record(&mut state, space, counter, transaction.as_deref());
-        self.accepted(&context, &mut state, (space, counter), &apdu)
-            .await?;
+        Box::pin(self.accepted(&context, &mut state, (space, counter), &apdu)).await?;
         Ok(apdu)
     }
 
@@ -141,9 +140,10 @@ impl Custody {
             && state.stage == Stage::Open
         {
             // HLS has proven the meter alive, so it is its true counter.
-            self.store
-                .raise_received(&context.permit.meter_id, context.fence, counter)
-                .await?;
+            let raised =
+                self.store
+                    .raise_received(&context.permit.meter_id, context.fence, counter);
+            Box::pin(raised).await?;
         }
         Ok(())
     }
@@ -325,7 +325,7 @@ impl Custody {
         // A newer context, wherever it is, may have answered our challenge (HLS 3 and 4): then this one has ended.
         match received {
             _ if stored => {}
-            Some(received) => self.believe(&context, received).await?,
+            Some(received) => Box::pin(self.believe(&context, received)).await?,
             None => {
                 let meter_id = &context.permit.meter_id;
                 self.store.check_fence(meter_id, context.fence).await?;

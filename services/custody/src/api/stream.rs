@@ -112,7 +112,7 @@ async fn done(server: &(Custody, PeerName), job: CipherJob) -> CipherResult {
             }
         })
     });
-    let outcome = outcome.await.unwrap_or_else(|status| {
+    let outcome = Box::pin(outcome).await.unwrap_or_else(|status| {
         let (code, message, details) = status::to_parts(&status);
         Outcome::Failure(CipherFailure {
             code,
