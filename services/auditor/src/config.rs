@@ -274,17 +274,27 @@ mod tests {
                 .filter(|kind| reporter.is_some_and(|reporter| reporter.reports(*kind)))
                 .collect::<Vec<_>>()
         };
-        let custody = [K::Denial, K::Key, K::Start, K::KeyUse, K::Token];
+        let custody = [
+            K::Denial,
+            K::Key,
+            K::Start,
+            K::KeyUse,
+            K::Token,
+            K::Certificate,
+        ];
         assert_eq!(of("latchkey.test/latchkey/custody"), custody);
         assert_eq!(of("latchkey.test/latchkey/custody-2"), custody);
         assert_eq!(
             of("latchkey.test/latchkey/association"),
-            [K::Denial, K::Meter, K::Start]
+            [K::Denial, K::Meter, K::Start, K::Certificate]
         );
-        assert_eq!(of("latchkey.test/latchkey/gateway"), [K::Drop, K::Start]);
+        assert_eq!(
+            of("latchkey.test/latchkey/gateway"),
+            [K::Drop, K::Start, K::Certificate]
+        );
         assert_eq!(
             of("latchkey.test/latchkey/reset"),
-            [K::Denial, K::Outcome, K::Verdict, K::Start]
+            [K::Denial, K::Outcome, K::Verdict, K::Start, K::Certificate]
         );
         for nobody in [
             "latchkey.test/operator/alice",
