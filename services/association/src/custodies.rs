@@ -159,7 +159,11 @@ mod tests {
         ];
         for (code, reason, lost, elsewhere) in cases {
             let status = status::status(&Said(code, reason));
-            assert_eq!((is_lost(&status), cannot(&status)), (lost, elsewhere), "{reason}");
+            assert_eq!(
+                (is_lost(&status), cannot(&status)),
+                (lost, elsewhere),
+                "{reason}"
+            );
         }
         assert!(cannot(&broken), "{broken:?}");
     }

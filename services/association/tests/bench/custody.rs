@@ -48,6 +48,7 @@ struct Inner {
     opened: AtomicU32,
     refuse_scripts: AtomicBool,
     commands: AtomicU32,
+    hints: Mutex<Vec<u32>>,
     /// It is older than the stream of jobs.
     calls_alone: AtomicBool,
     /// Streams that were opened.
@@ -107,6 +108,7 @@ impl Custody {
             opened: AtomicU32::new(0),
             refuse_scripts: AtomicBool::new(false),
             commands: AtomicU32::new(0),
+            hints: Mutex::default(),
             calls_alone: AtomicBool::new(false),
             streams: AtomicU32::new(0),
         }))
@@ -127,6 +129,11 @@ impl Custody {
         self.0.streams.load(Ordering::SeqCst)
     }
 
+    /// Which counters the meter was said to show.
+    pub fn hints(&self) -> Vec<u32> {
+        self.0.hints.lock().unwrap().clone()
+    }
+
     /// Its database was restored: its counters begin again.
     pub fn rewind(&self) {
         let mut cipher = self.0.cipher.lock().unwrap();
@@ -139,6 +146,7 @@ impl Custody {
 
     /// Goes on above what the meter shows, if that is higher; whether it was.
     fn hinted(&self, shown: u32) -> bool {
+        self.0.hints.lock().unwrap().push(shown);
         let mut cipher = self.0.cipher.lock().unwrap();
         let mut counters = cipher.counters();
         let ahead = shown > counters.sent;
