@@ -58,7 +58,9 @@ impl Custody {
             Space::Global => counter,
             Space::Dedicated | Space::Own => 0,
         };
-        self.unsettle(&context, &mut state, step.indices()).await?;
+        if context.rotating.is_some() {
+            Box::pin(self.unsettle(&context, &mut state, step.indices())).await?;
+        }
         // After this a crash is clean: the use is counted, whether or not the request leaves (P5).
         self.count_uses(&context, step.indices(), evidence).await?;
         let apdu = if initiate {

@@ -152,7 +152,7 @@ impl Custody {
         let terms = &wanted.terms;
         match (wanted.which, row) {
             (Some(which), Some(row)) => {
-                let entered = self.enter(verified, (terms, row), which).await;
+                let entered = Box::pin(self.enter(verified, (terms, row), which)).await;
                 let entered = entered.inspect_err(|error| match error {
                     Error::Database(_) | Error::Token(_) => {}
                     _ => self.refused(&verified.permit, &[], error),

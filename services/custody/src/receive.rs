@@ -109,7 +109,9 @@ impl Custody {
             return refused("a notification comes after the association is open");
         }
         let answer = state.outstanding.answered(apdu)?;
-        self.rekeyed(context, state, apdu).await?;
+        if state.rekeying {
+            Box::pin(self.rekeyed(context, state, apdu)).await?;
+        }
         if context.terms.is_authentic() && state.stage == Stage::Open {
             self.learn_counter(context, state, apdu).await?;
         }
@@ -119,7 +121,7 @@ impl Custody {
             // Under a new key nothing was ever recorded: whatever is authentic, the meter made with it.
             let new = matches!(context.counter_of, CounterOf::Other { .. });
             if new && initiated {
-                self.proven(context, Some(counter)).await?;
+                Box::pin(self.proven(context, Some(counter))).await?;
             } else if counted
                 && !new
                 && !self
@@ -131,7 +133,7 @@ impl Custody {
             }
             if initiated {
                 if !new {
-                    self.proven(context, Some(counter)).await?;
+                    Box::pin(self.proven(context, Some(counter))).await?;
                 }
                 state.stage = Stage::Open;
             }
@@ -321,7 +323,10 @@ impl Custody {
             return Err(Error::AnswerWrong);
         };
         let received = believed(&context, &state, proof);
-        let stored = self.proven(&context, received).await?;
+        let stored = match context.rotating {
+            Some(_) => Box::pin(self.proven(&context, received)).await?,
+            None => false,
+        };
         // A newer context, wherever it is, may have answered our challenge (HLS 3 and 4): then this one has ended.
         match received {
             _ if stored => {}

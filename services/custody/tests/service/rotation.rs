@@ -191,17 +191,21 @@ pub(crate) async fn only_what_was_prepared_is_ciphered(house: &House) {
         RotationState::New,
         "nothing has left"
     );
+    no_way_round(house, &mut meter, &send.parameter).await;
+}
+
+async fn no_way_round(house: &House, meter: &mut Meter, parameter: &[u8]) {
     // A permit of a reset that names the very octets is no way round.
     let sly = permit(
         ROTATED,
-        vec![action(64, SETUP, 2, &send.parameter), get(1, IC, 2)],
+        vec![action(64, SETUP, 2, parameter), get(1, IC, 2)],
     );
     let sly = house.bed.auditor.sign(&sly);
     let mut other = Association::hls(&house.custody, &sly, ROTATED)
         .await
         .unwrap();
-    other.establish(&mut meter).await.unwrap();
-    let apdu = transfer(&mut other, &send.parameter);
+    other.establish(meter).await.unwrap();
+    let apdu = transfer(&mut other, parameter);
     assert_eq!(reason(other.protect(apdu).await), "APDU_FORBIDDEN");
 }
 
@@ -219,35 +223,7 @@ pub(crate) async fn keys_are_in_force_when_the_meter_has_proven_them(house: &Hou
     new.ek = carried(&send.parameter);
     assert_ne!(new.ek, old.ek);
 
-    // Sent, and the answer lost: nobody else speaks to the meter. The old keys proven: as it was.
-    let mut association = open(house, &signed, RotationKeys::Old).await.unwrap();
-    association.establish(&mut old).await.unwrap();
-    let apdu = transfer(&mut association, &send.parameter);
-    let (lost, _) = association.protect(apdu).await.unwrap();
-    assert_eq!(state(house, 1).await, RotationState::Unsettled);
-    assert_eq!(reason(ordinary(house).await), "KEYS_UNSETTLED");
-    let mut probe = open(house, &signed, RotationKeys::New).await.unwrap();
-    let initiate = probe.initiate(&mut new).await;
-    initiate.unwrap();
-    assert_eq!(
-        state(house, 1).await,
-        RotationState::Unsettled,
-        "an answer over no challenge"
-    );
-    let mut probe = open(house, &signed, RotationKeys::Old).await.unwrap();
-    probe.establish(&mut old).await.unwrap();
-    assert_eq!(state(house, 1).await, RotationState::New);
-    let late = dlms::Ciphered::decode(&lost).unwrap().counter;
-    assert!(
-        old.spent.iter().any(|spent| *spent > late),
-        "the lost request is dead"
-    );
-    ordinary(house)
-        .await
-        .unwrap()
-        .establish(&mut old)
-        .await
-        .unwrap();
+    the_old_ones_are_proven(house, &signed, (&mut old, &mut new)).await;
 
     // Sent again, answered with yes, and then proven.
     let mut association = open(house, &signed, RotationKeys::Old).await.unwrap();
@@ -287,14 +263,49 @@ pub(crate) async fn keys_are_in_force_when_the_meter_has_proven_them(house: &Hou
             .await
             .unwrap();
     }
+    no_old_octets(house, &mut new, &send.parameter).await;
+}
 
-    // The next rotation sends other octets, and takes no old ones.
+/// Sent, and the answer lost: nobody else speaks to the meter. The old keys proven: as it was.
+async fn the_old_ones_are_proven(
+    house: &House,
+    signed: &SignedPermit,
+    (old, new): (&mut Meter, &mut Meter),
+) {
+    let send = begin(house, signed).await.unwrap().send.unwrap();
+    let mut association = open(house, signed, RotationKeys::Old).await.unwrap();
+    association.establish(old).await.unwrap();
+    let apdu = transfer(&mut association, &send.parameter);
+    let (lost, _) = association.protect(apdu).await.unwrap();
+    assert_eq!(state(house, 1).await, RotationState::Unsettled);
+    assert_eq!(reason(ordinary(house).await), "KEYS_UNSETTLED");
+    let mut probe = open(house, signed, RotationKeys::New).await.unwrap();
+    let initiate = probe.initiate(new).await;
+    initiate.unwrap();
+    assert_eq!(
+        state(house, 1).await,
+        RotationState::Unsettled,
+        "an answer over no challenge"
+    );
+    let mut probe = open(house, signed, RotationKeys::Old).await.unwrap();
+    probe.establish(old).await.unwrap();
+    assert_eq!(state(house, 1).await, RotationState::New);
+    let late = dlms::Ciphered::decode(&lost).unwrap().counter;
+    assert!(
+        old.spent.iter().any(|spent| *spent > late),
+        "the lost request is dead"
+    );
+    ordinary(house).await.unwrap().establish(old).await.unwrap();
+}
+
+/// The next rotation sends other octets, and takes no old ones.
+async fn no_old_octets(house: &House, new: &mut Meter, before: &[u8]) {
     let signed = house.bed.auditor.sign(&rekey(2, &[0]));
     let next = begin(house, &signed).await.unwrap().send.unwrap();
-    assert_ne!(next.parameter, send.parameter);
+    assert_ne!(next.parameter, before);
     let mut association = open(house, &signed, RotationKeys::Old).await.unwrap();
-    association.establish(&mut new).await.unwrap();
-    let apdu = transfer(&mut association, &send.parameter);
+    association.establish(new).await.unwrap();
+    let apdu = transfer(&mut association, before);
     assert_eq!(
         reason(association.protect(apdu).await),
         "APDU_NOT_PERMITTED"
@@ -302,7 +313,7 @@ pub(crate) async fn keys_are_in_force_when_the_meter_has_proven_them(house: &Hou
     let apdu = transfer(&mut association, &next.parameter);
     let (apdu, _) = association.protect(apdu).await.unwrap();
     new.open(&apdu);
-    answered(&mut association, &mut new, 3).await;
+    answered(&mut association, new, 3).await;
     assert_eq!(state(house, 2).await, RotationState::New, "an authentic no");
 }
 
