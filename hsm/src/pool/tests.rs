@@ -112,13 +112,15 @@ scenario! {
         let token = lab.open(Role::Custody).await.unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         let stop = Arc::new(AtomicBool::new(false));
+        let ready = Arc::new(tokio::sync::Barrier::new(9));
         for task in 0u8..8 {
-            let (token, stop) = (token.clone(), Arc::clone(&stop));
+            let (token, stop, ready) = (token.clone(), Arc::clone(&stop), Arc::clone(&ready));
             tasks.spawn(async move {
                 let wrapped = token.generate_wrapped("kek-ek-1", 16).await.unwrap();
                 let mut key = token.unwrap_key("kek-ek-1", &wrapped).await.unwrap();
                 let (mut good, mut stale) = (0, 0);
                 let answer = token.seal(&key, [task; 12], b"", b"text").await.unwrap();
+                ready.wait().await;
                 while !stop.load(Ordering::Relaxed) {
                     match token.seal(&key, [task; 12], b"", b"text").await {
                         Ok(sealed) => {
@@ -136,6 +138,7 @@ scenario! {
             });
         }
         let module = crate::module::Module::load(lab.module()).unwrap();
+        ready.wait().await;
         for _ in 0..40 {
             let epoch = module.enter().epoch();
             module.reinitialise(epoch, Why::Failure).unwrap();
