@@ -29,7 +29,7 @@ use crate::{
 /// Meters, each with two heads at a time that fight for it.
 const METERS: usize = 8;
 /// Longest time for an armed process to come to its line.
-const REACHED: Duration = Duration::from_secs(60);
+const REACHED: Duration = Duration::from_secs(120);
 /// Longest time of load between two kills.
 const SHARE: Duration = Duration::from_secs(60);
 
