@@ -68,16 +68,7 @@ pub(super) async fn run(
                 der: der(&file, "CERTIFICATE")?,
                 reason,
             };
-            let response = session
-                .keys()?
-                .import_certificate(request)
-                .await
-                .map_err(|status| Failure::status("import a certificate", &status))?;
-            let kept = response.into_inner().certificate;
-            let kept = kept.ok_or_else(|| {
-                let what = "custody answered without a description";
-                Failure::new(Exit::INTERNAL, Party::Service, what)
-            })?;
+            let kept = import(session, request).await?;
             table(&[kept], output);
         }
         KeysCertificate::List {
@@ -119,31 +110,53 @@ pub(super) async fn run(
             output.result(&json!({ "deleted": fingerprint }), || "deleted".to_owned());
         }
         KeysCertificate::Revocations { file } => {
-            let request = pb::ImportRevocationListRequest {
-                der: der(&file, "X509 CRL")?,
-            };
-            let response = session
-                .keys()?
-                .import_revocation_list(request)
-                .await
-                .map_err(|status| Failure::status("import a revocation list", &status))?;
-            let taken = response.into_inner();
-            let next = time(taken.next_update_time.as_ref());
-            let json = json!({
-                "issuer": taken.issuer,
-                "revoked_count": taken.revoked_count,
-                "this_update_time": time(taken.this_update_time.as_ref()),
-                "next_update_time": next,
-            });
-            output.result(&json, || {
-                format!(
-                    "{} certificates of {} are revoked; the next list is due {next}",
-                    taken.revoked_count, taken.issuer
-                )
-            });
+            revocations(&file, session, output).await?;
         }
     }
     Ok(Exit::OK)
+}
+
+/// Sends a certificate to custody; what it keeps.
+async fn import(
+    session: &Session,
+    request: pb::ImportCertificateRequest,
+) -> Result<pb::Certificate, Failure> {
+    let response = session
+        .keys()?
+        .import_certificate(request)
+        .await
+        .map_err(|status| Failure::status("import a certificate", &status))?;
+    response.into_inner().certificate.ok_or_else(|| {
+        let what = "custody answered without a description";
+        Failure::new(Exit::INTERNAL, Party::Service, what)
+    })
+}
+
+/// Sends a revocation list to custody.
+async fn revocations(file: &Path, session: &Session, output: &Output) -> Result<(), Failure> {
+    let request = pb::ImportRevocationListRequest {
+        der: der(file, "X509 CRL")?,
+    };
+    let response = session
+        .keys()?
+        .import_revocation_list(request)
+        .await
+        .map_err(|status| Failure::status("import a revocation list", &status))?;
+    let taken = response.into_inner();
+    let next = time(taken.next_update_time.as_ref());
+    let json = json!({
+        "issuer": taken.issuer,
+        "revoked_count": taken.revoked_count,
+        "this_update_time": time(taken.this_update_time.as_ref()),
+        "next_update_time": next,
+    });
+    output.result(&json, || {
+        format!(
+            "{} certificates of {} are revoked; the next list is due {next}",
+            taken.revoked_count, taken.issuer
+        )
+    });
+    Ok(())
 }
 
 /// A file's content, out of PEM if need be.
