@@ -195,6 +195,7 @@ fn five_services_without_a_private_key_on_the_disk() -> Result<()> {
 
 /// The runbook's other half: a meter's certificate, and the authorities above it, at the command line.
 #[test]
+#[allow(clippy::too_many_lines, reason = "one story, told in its order")]
 fn a_meters_certificate_is_kept_listed_and_deleted() -> Result<()> {
     let stack = Stack::start()?;
     let meter = stack.meter(1, "standard", &[])?;

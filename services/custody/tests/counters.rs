@@ -199,6 +199,7 @@ async fn a_replica_without_memory_trusts_no_database(bed: &Bed, tasks: &Tasks) {
 
 /// Two processes on one database. What one has begun, the other ends: HLS 3 and 4 give the same answer in both
 /// directions, so an older context must neither answer the challenge of a newer one nor believe that one's answer.
+#[allow(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn a_later_association_anywhere_ends_the_older(bed: &Bed) {
     let mut replicas = Vec::new();
     for name in ["replica-1", "replica-2"] {

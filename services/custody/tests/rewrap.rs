@@ -171,6 +171,7 @@ fn a_fleet_comes_under_a_new_generation_while_it_is_served() {
     );
 }
 
+#[allow(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn under_load(dir: &Path) {
     const METERS: usize = 2000;
     let (trigger, shutdown) = kit::shutdown();

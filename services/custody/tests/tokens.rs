@@ -63,6 +63,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn inside(dir: &Path) {
     let (trigger, shutdown) = kit::shutdown();
     let tasks = Tasks::new(shutdown);

@@ -284,7 +284,7 @@ fn a_chain_that_is_broken_is_refused_where_it_is() {
     let fault = refused(&all, &forged.leaf(|_| {}));
     assert_eq!(fault, Fault::Signature);
     // any octet of it changed
-    let mut changed = leaf.clone();
+    let mut changed = leaf;
     let last = changed.len() - 1;
     changed[last] ^= 1;
     assert_eq!(refused(&all, &changed), Fault::Signature);

@@ -209,9 +209,9 @@ pub(crate) async fn a_meters_key_comes_with_its_certificate(house: &House) {
 /// A certificate in the AARE is looked at: the meter's own of the key that is held, or nothing is answered.
 async fn the_aare_may_show_it(house: &House, meter: &Meter, utility: &Authority, signing: &[u8]) {
     let usage = KeyUsagePurpose::DigitalSignature;
-    let good = utility.issue(&utility.of_meter(usage.clone(), 9), signing);
+    let good = utility.issue(&utility.of_meter(usage, 9), signing);
     let stranger = Authority::new("stranger");
-    let forged = stranger.issue(&stranger.of_meter(usage.clone(), 9), signing);
+    let forged = stranger.issue(&stranger.of_meter(usage, 9), signing);
     let key = KeyPair::generate().unwrap();
     let another = key.der_bytes().get(1..).unwrap();
     let another = utility.issue(&utility.of_meter(usage, 9), another);

@@ -217,6 +217,7 @@ async fn another_generation_has_its_own_counters() -> Result<(), Error> {
 
 /// What nobody signed raises the counters of a meter by so much a day, and nothing lowers them.
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn hints_are_bounded() -> Result<(), Error> {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
